@@ -1,0 +1,1 @@
+"""Export any timm image model to a verified, deployable file."""

@@ -1,0 +1,250 @@
+"""The nouns of the plugin contract: what a format says of itself, is given, and gives back.
+
+Plain data and three abstract classes. Importing this module imports no click, torch, timm or
+numpy, so that a plugin is light to import and one description of an option serves the command
+line, the Python API, the documentation and isolated environments.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Transform = Literal["nhwc", "uint8", "normalize", "softmax"]
+OptionType = Literal["bool", "int", "float", "str", "path", "ints", "floats"]
+Role = Literal["image", "logits", "probabilities", "embedding", "features", "label"]
+Batch = tuple[int, int, int | None]
+Dimension = int | tuple[int, int, int | None]
+
+FORMAT_GROUP = "Format"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag as data: "input_size" is `--input-size` and `export(..., input_size=)`.
+
+    `ints` and `floats` are lists: `arity` words where it is set, else one word with commas.
+    A bool that defaults to True is offered as `--name/--no-name`.
+    """
+
+    name: str
+    type: OptionType
+    help: str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    multiple: bool = False
+    phase: Literal["export", "run"] = "export"  # "run": offered on verify too (providers, ...)
+    group: str = FORMAT_GROUP
+    arity: int | None = None
+    minimum: float | None = None
+    metavar: str | None = None
+    short: str | None = None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One word of `--precision`: what it does to weights and activations is stated, not implied.
+
+    Inputs and outputs of a file stay float32 (or uint8) unless the format says otherwise in the
+    `TensorSpec`s of its artifact.
+    """
+
+    name: str
+    weights: str
+    activations: str
+    floor_db: float  # the file against the fp32 PyTorch reference
+    calibrated: bool = False
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A port of the file as stored. A dimension is an int or (min, opt, max); max None: open."""
+
+    name: str
+    shape: tuple[Dimension, ...]
+    dtype: str  # numpy's name: "float32", "uint8"
+    role: Role
+    layout: str  # "NCHW", "NHWC", "NC", "NLC", "N"
+    quantization: tuple[float, int] | None = None  # real = scale * (stored - zero_point)
+    color: Literal["RGB", "BGR", "GRAY"] | None = None  # None: channels without a colour order
+    range: tuple[float, float] | None = None  # of pixels, before mean and std
+    mean: tuple[float, ...] = ()  # what the caller must still apply; empty: baked in
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What was asked, validated by core. JSON-able unless `model` is an `nn.Module`."""
+
+    model: str | torch.nn.Module
+    format: str
+    precision: Precision
+    shared: Mapping[str, Any]  # core's options (`timmx_core.options.SHARED_OPTIONS`)
+    options: Mapping[str, Any]  # this format's, defaults filled in
+    batch: Batch  # min, opt, max; (n, n, n): static; max None: open
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether the file is to take more than one batch size."""
+        return self.batch[0] != self.batch[2]
+
+
+class Capture(Protocol):
+    """`torch.export` as core does it for every format: one place, one set of rules."""
+
+    def __call__(
+        self,
+        module: torch.nn.Module | None = None,
+        decompositions: Mapping[Any, Any] | None = None,
+    ) -> torch.export.ExportedProgram:
+        """Capture `module` (default: the loaded one) with this request's batch dimension.
+
+        :param decompositions: given to `run_decompositions`; None leaves the program as captured.
+        :raises ExportError: names the operator and the module that cannot be captured.
+        """
+
+
+@dataclass
+class LoadedModel:
+    """The model in eval mode, reparameterised, wrapped in the input contract less `absorb`.
+
+    `example_inputs` have the batch size that capture wants (two where the batch is dynamic).
+    """
+
+    module: torch.nn.Module
+    example_inputs: tuple[torch.Tensor, ...]
+    inputs: tuple[TensorSpec, ...]  # of `module`; the first is named "input"
+    outputs: tuple[TensorSpec, ...]  # named "output", or "features_0", ...
+    labels: tuple[str, ...] | None
+    capture: Capture
+    absorb: frozenset[Transform] = frozenset()  # asked for, and left to the format's `absorbs`
+    mean: tuple[float, ...] = ()  # of pixels in [0, 1]; what "normalize" in `absorb` applies
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A further measurement beside the file's own. It can fail an export, never pass one."""
+
+    label: str  # "ONNX given to the builder", "quantized program"
+    got: Path | None = None  # None: the file
+    want: Path | None = None  # None: the fp32 PyTorch reference
+    formats: tuple[str | None, str | None] = (None, None)  # who opens got and want; None: this one
+    floor_db: float | None = None  # None: the precision's
+    inputs: tuple[TensorSpec, ...] | None = None  # of got, where they differ from the file's
+    outputs: tuple[TensorSpec, ...] | None = None
+
+
+@dataclass
+class Artifact:
+    """What `export` left in staging. Only `primary` and `companions` are ever published."""
+
+    primary: Path  # file or directory, put in place last
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    companions: tuple[Path, ...] = ()  # beside the primary: weights, external data
+    comparisons: tuple[Comparison, ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)  # JSON-able: opset, operator counts
+    notes: tuple[str, ...] = ()  # a line each in the summary ("kept 4 nodes in fp32: ...")
+
+
+class Runner(AbstractContextManager["Runner"]):
+    """A file in a runtime. Arrays exactly as its TensorSpecs say; core converts the pixels."""
+
+    name: str  # "onnxruntime 1.32 CPUExecutionProvider"
+    kind: Literal["native", "reference"] = "native"
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """One batch; names and dtypes in and out as stored."""
+
+    def __exit__(self, *_: object) -> None:
+        """Release the runtime; the default has nothing to release."""
+
+
+class Context(ABC):
+    """What core does for one export."""
+
+    staging: Path  # the only place to write
+    primary: Path  # in staging, with the name that the primary will have when published
+
+    @abstractmethod
+    def calibration(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """Batches in the form of `LoadedModel.inputs`; the format feeds its own quantizer."""
+
+    @abstractmethod
+    def derive(self, format: str, precision: str, **options: Any) -> Artifact:
+        """Export this same model by another format of this environment, inside staging.
+
+        The model was built once, with `Backend.build_options` of the format that derives.
+        """
+
+    @abstractmethod
+    def stage(self, label: str) -> AbstractContextManager[None]:
+        """A progress line; converter noise within it goes to the log."""
+
+
+class Backend(ABC):
+    """One format. Made without arguments; only methods marked heavy may import converters."""
+
+    name: str
+    help: str
+    suffixes: tuple[str, ...]  # with the dot; the first is the default
+    precisions: tuple[Precision, ...]  # the first is the default
+    options: Sequence[Option] = ()
+    absorbs: frozenset[Transform] = frozenset()  # put into the file by the format itself
+    refuses: Mapping[str, str] = {}  # shared option -> why; hidden from help
+    runs_on_torch: bool = False  # its runtime is torch: verification may fork after importing it
+    requires: tuple[str, ...] = ()  # distributions it imports, for doctor: "onnx>=1.18"
+
+    def check_export(self, request: ExportRequest | None) -> None:  # noqa: B027
+        """Raise before torch loads where the request, or this machine (None), cannot do it.
+
+        :raises RequestError: for what was asked.
+        :raises MissingDependency: for what is not installed here.
+        """
+
+    def build_options(self, request: ExportRequest) -> Mapping[str, Any]:
+        """Further arguments of `timm.create_model` ("exportable", "scriptable")."""
+        return {"exportable": True}
+
+    @abstractmethod
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        """Convert (heavy), writing below `context.staging` only.
+
+        :raises ExportError: names the operator, and the module it stands in.
+        """
+
+    def check_run(self) -> None:  # noqa: B027
+        """Raise CannotRunHere where this machine lacks the runtime or device; cheap, for doctor."""
+
+    def preload(self) -> None:  # noqa: B027
+        """Import the runtime (heavy). Called in the worker while the model is still converted."""
+
+    @abstractmethod
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        """Open a file in the runtime (heavy, in core's worker), with full-precision arithmetic.
+
+        :param options: this format's options of phase "run", defaults filled in.
+        :raises CannotRunHere: gives the verdict `not verifiable here`.
+        """
+
+    def embed(self, artifact: Artifact, manifest: bytes) -> bool:
+        """Put the manifest into the file, before verification (heavy). False: there is no room."""
+        return False
+
+    def read(self, path: Path) -> bytes | None:
+        """The embedded manifest. Bounded; runs nothing of the file, imports no converter.
+
+        :return: None where the file is not of this format or holds no manifest.
+        :raises ArtifactError: where it is of this format and broken.
+        """
+        return None

@@ -1,0 +1,94 @@
+"""Errors that a user can act on: what happened, what to do next, and the exit code it gives.
+
+| exit code | error               | meaning                                                       |
+|----------:|---------------------|---------------------------------------------------------------|
+|         2 | `RequestError`      | usage: a bad option, an unsupported combination               |
+|         3 | `PluginError`       | a plugin or a library that it needs is missing or broken      |
+|         4 | `IsolationError`    | an isolated environment could not be made or does not answer  |
+|         5 | `ModelError`        | unknown model; checkpoint missing, unsafe or not fitting      |
+|         6 | `ExportError`       | the converter cannot do it, or failed                         |
+|         7 | `VerificationError` | the file is wrong, or nothing could be concluded              |
+|         8 | `OutputError`       | target exists, disk full, no permission                       |
+|         9 | `ArtifactError`     | a file that `inspect` or `verify` cannot read                 |
+
+An unexpected bug exits with 70, Ctrl-C with 130, SIGTERM with 143.
+"""
+
+from __future__ import annotations
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class TimmxError(Exception):
+    """Something the user can act on. `message` says what happened, `hint` what to do next."""
+
+    exit_code = EXIT_BUG
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[type[TimmxError], tuple[str, str]]:
+        return type(self), (self.message, self.hint)
+
+
+class RequestError(TimmxError):
+    """The request makes no sense or is not supported."""
+
+    exit_code = 2
+
+
+class PluginError(TimmxError):
+    """A plugin was not found, failed to load, is incompatible, or clashes with another."""
+
+    exit_code = 3
+
+
+class MissingDependency(PluginError):
+    """A library that the format needs is not installed here, or does not work here."""
+
+
+class IsolationError(TimmxError):
+    """An isolated environment could not be made, is broken, or speaks another protocol."""
+
+    exit_code = 4
+
+
+class ModelError(TimmxError):
+    """The model is unknown, or its weights are missing, unreadable, unsafe or do not fit."""
+
+    exit_code = 5
+
+
+class ExportError(TimmxError):
+    """The converter does not support the model, or failed on it."""
+
+    exit_code = 6
+
+
+class VerificationError(TimmxError):
+    """The verdict on a file is `failed` or `inconclusive`."""
+
+    exit_code = 7
+
+
+class CannotRunHere(VerificationError):
+    """This machine lacks the runtime or the device: the verdict is `not verifiable here`."""
+
+
+class OutputError(TimmxError):
+    """The result cannot be put where it should go."""
+
+    exit_code = 8
+
+
+class ArtifactError(TimmxError):
+    """A file cannot be read as the artifact that it claims to be."""
+
+    exit_code = 9

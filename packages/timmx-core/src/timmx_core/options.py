@@ -1,0 +1,490 @@
+"""The options that every format shares, as data, and their validation.
+
+The command line, `timmx_core.export(...)` and the documentation are made from the same
+`Option`s, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx_core.backend import Backend, Batch, ExportRequest, Option, Precision
+from timmx_core.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL, INPUT, OUTPUT = "Model", "Input", "Output"
+PRECISION, VERIFICATION = "Precision", "Verification"
+GROUPS = (MODEL, INPUT, OUTPUT, PRECISION, VERIFICATION)
+
+SHARED_OPTIONS: tuple[Option, ...] = (
+    Option("pretrained", "bool", "Load the published weights of MODEL.", False, group=MODEL),
+    Option(
+        "checkpoint",
+        "path",
+        "Load weights from a .safetensors or torch file.",
+        group=MODEL,
+        metavar="FILE",
+    ),
+    Option("num_classes", "int", "Number of classes.", group=MODEL, minimum=1),
+    Option(
+        "model_kwarg",
+        "str",
+        "Further argument of the model's constructor; values are Python literals.",
+        (),
+        multiple=True,
+        group=MODEL,
+        metavar="KEY=VALUE",
+    ),
+    Option("features", "bool", "Export the feature maps instead of logits.", False, group=MODEL),
+    Option(
+        "out_indices",
+        "ints",
+        "Which feature maps, as 1,2,3 (implies --features).",
+        group=MODEL,
+        metavar="I,J",
+    ),
+    Option(
+        "embedding", "bool", "Export the pooled features instead of logits.", False, group=MODEL
+    ),
+    Option(
+        "seed",
+        "int",
+        "Seed of random weights (without --pretrained or --checkpoint).",
+        0,
+        group=MODEL,
+        minimum=0,
+    ),
+    Option("device", "str", "Device that PyTorch uses: cpu, cuda, cuda:1.", "cpu", group=MODEL),
+    Option("in_chans", "int", "Number of input channels.", group=INPUT, minimum=1),
+    Option(
+        "input_size",
+        "ints",
+        "Size of the input image.",
+        group=INPUT,
+        arity=3,
+        minimum=1,
+        metavar="C H W",
+    ),
+    Option("batch_size", "int", "Batch size.", 1, group=INPUT, minimum=1),
+    Option("dynamic_batch", "bool", "Let the file take any batch size.", False, group=INPUT),
+    Option(
+        "batch_min",
+        "int",
+        "Least batch size (implies --dynamic-batch).",
+        group=INPUT,
+        minimum=1,
+    ),
+    Option(
+        "batch_opt",
+        "int",
+        "Batch size to tune for (implies --dynamic-batch).",
+        group=INPUT,
+        minimum=1,
+    ),
+    Option(
+        "batch_max",
+        "int",
+        "Largest batch size (implies --dynamic-batch).",
+        group=INPUT,
+        minimum=1,
+    ),
+    Option(
+        "normalize",
+        "bool",
+        "Put mean and std into the file; the input is then in [0, 1].",
+        False,
+        group=INPUT,
+    ),
+    Option(
+        "mean",
+        "floats",
+        "Mean per channel of pixels in [0, 1], instead of the model's own.",
+        group=INPUT,
+        metavar="M,M,M",
+    ),
+    Option(
+        "std",
+        "floats",
+        "Standard deviation per channel, instead of the model's own.",
+        group=INPUT,
+        metavar="S,S,S",
+    ),
+    Option(
+        "uint8_input",
+        "bool",
+        "Take pixels 0..255 as uint8 (implies --normalize).",
+        False,
+        group=INPUT,
+    ),
+    Option("nhwc_input", "bool", "Take the image as N,H,W,C.", False, group=INPUT),
+    Option(
+        "output",
+        "path",
+        "File to write; by default the model's name with the format's suffix.",
+        group=OUTPUT,
+        short="-o",
+        metavar="PATH",
+    ),
+    Option("overwrite", "bool", "Replace an existing file.", False, group=OUTPUT),
+    Option("softmax", "bool", "Give probabilities instead of logits.", False, group=OUTPUT),
+    Option(
+        "labels",
+        "str",
+        "Names of the classes: imagenet-1k, or a file with one name a line.",
+        group=OUTPUT,
+        metavar="imagenet-1k|FILE",
+    ),
+    Option(
+        "calibration_data",
+        "path",
+        "Images (a folder) or an array (.npy, .npz, .pt) to calibrate with.",
+        group=PRECISION,
+        metavar="PATH",
+    ),
+    Option(
+        "calibration_samples",
+        "int",
+        "How many samples to calibrate with.",
+        128,
+        group=PRECISION,
+        minimum=1,
+    ),
+    Option(
+        "calibration_preprocessed",
+        "bool",
+        "The calibration array is float and normalised already.",
+        False,
+        group=PRECISION,
+    ),
+    Option(
+        "random_calibration",
+        "bool",
+        "Calibrate on synthetic images; the manifest says so.",
+        False,
+        group=PRECISION,
+    ),
+    Option(
+        "verify", "bool", "Check the finished file against PyTorch.", True, group=VERIFICATION
+    ),
+    Option(
+        "probe_data",
+        "path",
+        "Folder of images to verify with, beside the built-in probes.",
+        group=VERIFICATION,
+        metavar="DIR",
+    ),
+    Option(
+        "verify_timeout",
+        "int",
+        "Seconds after which the verification has failed.",
+        900,
+        group=VERIFICATION,
+        minimum=1,
+    ),
+    Option(
+        "require_verified",
+        "bool",
+        "Exit with 7 unless the verdict is `verified`.",
+        False,
+        group=VERIFICATION,
+    ),
+    Option(
+        "accept_inconclusive",
+        "bool",
+        "Publish the file although nothing could be concluded.",
+        False,
+        group=VERIFICATION,
+    ),
+    Option(
+        "keep_failed",
+        "path",
+        "Folder that keeps a file that was not published, for inspection.",
+        group=VERIFICATION,
+        metavar="DIR",
+    ),
+)
+
+CALIBRATION_OPTIONS = frozenset(
+    {
+        "calibration_data",
+        "calibration_samples",
+        "calibration_preprocessed",
+        "random_calibration",
+    }
+)
+
+
+def options_of(backend: Backend) -> tuple[Option, ...]:
+    """Every option of a format, in the order of the help: shared, precision, the format's own.
+
+    What the format refuses is left out, and so are calibration options where no precision of the
+    format is calibrated.
+    """
+    calibrated = any(p.calibrated for p in backend.precisions)
+    shared = [
+        option
+        for option in SHARED_OPTIONS
+        if option.name not in backend.refuses and (calibrated or option.name not in CALIBRATION_OPTIONS)
+    ]
+    return (*shared, precision_option(backend), *backend.options)
+
+
+def precision_option(backend: Backend) -> Option:
+    """`--precision` with the words that the format knows."""
+    words = "; ".join(
+        f"{p.name}: {p.weights} weights, {p.activations} activations" for p in backend.precisions
+    )
+    return Option(
+        "precision",
+        "str",
+        f"Numbers in the file ({words}).",
+        backend.precisions[0].name,
+        choices=tuple(p.name for p in backend.precisions),
+        group=PRECISION,
+    )
+
+
+def make_request(
+    backend: Backend, model: str | torch.nn.Module, given: Mapping[str, Any]
+) -> ExportRequest:
+    """Validate what was asked for, fill in the defaults.
+
+    :raises RequestError: for an unknown option, a value that makes no sense, or a combination
+        that contradicts itself.
+    """
+    for name in given:
+        if name in backend.refuses:
+            raise RequestError(
+                f"{backend.name} does not support {flag(name)}: {backend.refuses[name]}"
+            )
+    known = {option.name: option for option in options_of(backend)}
+    values = {name: option.default for name, option in known.items()}
+    # A refused option has its default for core; the format never sees another value.
+    values |= {o.name: o.default for o in SHARED_OPTIONS if o.name not in known}
+    for name, value in given.items():
+        if name not in known:
+            raise RequestError(
+                f"{backend.name} has no option {flag(name)}", did_you_mean(name, known)
+            )
+        values[name] = coerce(known[name], value)
+    _imply(values)
+    batch = _batch(values)
+    _check_combinations(values)
+    own = {option.name for option in backend.options}
+    precision = _precision(backend, values.pop("precision"))
+    _check_calibration(backend, precision, values, given)
+    return ExportRequest(
+        model=model,
+        format=backend.name,
+        precision=precision,
+        shared={name: value for name, value in values.items() if name not in own},
+        options={name: value for name, value in values.items() if name in own},
+        batch=batch,
+    )
+
+
+def run_options(backend: Backend, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The format's options of phase "run", defaults filled in.
+
+    :raises RequestError: for one that the format does not have.
+    """
+    known = {option.name: option for option in backend.options if option.phase == "run"}
+    for name in given:
+        if name not in known:
+            raise RequestError(f"{backend.name} has no option {flag(name)}")
+    values = {name: option.default for name, option in known.items()}
+    return values | {name: coerce(known[name], value) for name, value in given.items()}
+
+
+def flag(name: str) -> str:
+    """ "input_size" as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest option; empty where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(flag(n) for n in near)}?" if near else ""
+
+
+def coerce(option: Option, value: Any) -> Any:
+    """A value in the type that the option declares.
+
+    :raises RequestError: where it is of another type, out of range, or not among the choices.
+    """
+    if value is None:
+        return option.default
+    if option.multiple:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            value = (value,)
+        return tuple(_coerce_one(option, item) for item in value)
+    return _coerce_one(option, value)
+
+
+def _coerce_one(option: Option, value: Any) -> Any:
+    convert = {
+        "bool": _bool,
+        "int": _int,
+        "float": _float,
+        "str": _str,
+        "path": _path,
+        "ints": lambda v: _sequence(v, _int),
+        "floats": lambda v: _sequence(v, _float),
+    }[option.type]
+    try:
+        result = convert(value)
+    except (TypeError, ValueError):
+        raise RequestError(f"{flag(option.name)} wants {_wants(option)}, not {value!r}") from None
+    if option.choices and result not in option.choices:
+        near = difflib.get_close_matches(str(result), option.choices, n=1)
+        raise RequestError(
+            f"{flag(option.name)} is one of {', '.join(option.choices)}, not {value!r}",
+            f"did you mean {near[0]}?" if near else "",
+        )
+    if option.arity is not None and len(result) != option.arity:
+        raise RequestError(f"{flag(option.name)} wants {_wants(option)}, not {value!r}")
+    numbers = result if isinstance(result, tuple) else (result,)
+    if option.minimum is not None and any(n < option.minimum for n in numbers):
+        shown = " ".join(str(n) for n in numbers)
+        raise RequestError(f"{flag(option.name)} is at least {option.minimum:g}, not {shown}")
+    return result
+
+
+def _wants(option: Option) -> str:
+    kind = {
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a number",
+        "str": "a word",
+        "path": "a path",
+        "ints": "whole numbers",
+        "floats": "numbers",
+    }[option.type]
+    if option.arity is not None:
+        return f"{option.arity} {kind} ({option.metavar})"
+    return f"{kind} ({option.metavar})" if option.metavar else kind
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise TypeError
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    number = float(value)
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError
+    return number
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _path(value: Any) -> str:
+    # A str, so that a request is JSON-able.
+    return str(Path(value))
+
+
+def _sequence(value: Any, item: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        value = [part for part in value.replace(",", " ").split() if part]
+    if not isinstance(value, Sequence) and not hasattr(value, "__iter__"):
+        raise TypeError
+    result = tuple(item(v) for v in value)
+    if not result:
+        raise ValueError
+    return result
+
+
+def _imply(values: dict[str, Any]) -> None:
+    if values["uint8_input"]:
+        values["normalize"] = True
+    if values["out_indices"] is not None:
+        values["features"] = True
+    if any(values[name] is not None for name in ("batch_min", "batch_opt", "batch_max")):
+        values["dynamic_batch"] = True
+
+
+def _batch(values: Mapping[str, Any]) -> Batch:
+    size = values["batch_size"]
+    if not values["dynamic_batch"]:
+        return (size, size, size)
+    least = values["batch_min"] or 1
+    most = values["batch_max"]
+    opt = values["batch_opt"] or max(least, min(size, most or size))
+    if most is not None and not least < most:
+        raise RequestError(
+            f"--batch-min {least} is not less than --batch-max {most}",
+            "a single batch size is --batch-size",
+        )
+    if opt < least or (most is not None and opt > most):
+        raise RequestError(f"--batch-opt {opt} is not between --batch-min and --batch-max")
+    return (least, opt, most)
+
+
+def _check_combinations(values: Mapping[str, Any]) -> None:
+    size, chans = values["input_size"], values["in_chans"]
+    if size is not None and chans is not None and size[0] != chans:
+        raise RequestError(
+            f"--in-chans {chans} and --input-size {' '.join(map(str, size))} disagree",
+            "the first number of --input-size is the number of channels",
+        )
+    if values["features"] and values["embedding"]:
+        raise RequestError("--features and --embedding exclude each other")
+    other = "--features" if values["features"] else "--embedding" if values["embedding"] else None
+    if other:
+        for name in ("softmax", "labels", "num_classes"):
+            if values[name]:
+                raise RequestError(f"{flag(name)} is about classes, and {other} gives none")
+    for name in ("mean", "std"):
+        chans = chans or (size[0] if size else None)
+        if values[name] and chans and len(values[name]) not in (1, chans):
+            raise RequestError(f"{flag(name)} has {len(values[name])} values for {chans} channels")
+    if values["std"] and min(values["std"]) <= 0:
+        raise RequestError("--std must be above zero")
+    if not values["verify"]:
+        for name in ("require_verified", "accept_inconclusive", "probe_data", "keep_failed"):
+            if values[name]:
+                raise RequestError(f"{flag(name)} makes no sense with --no-verify")
+
+
+def _precision(backend: Backend, name: str) -> Precision:
+    return next(p for p in backend.precisions if p.name == name)
+
+
+def _check_calibration(
+    backend: Backend, precision: Precision, values: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    asked = sorted(CALIBRATION_OPTIONS & {n for n, v in given.items() if v not in (None, False)})
+    if not precision.calibrated:
+        if asked:
+            raise RequestError(
+                f"{flag(asked[0])} makes no sense with --precision {precision.name}",
+                f"calibrated precisions of {backend.name}: "
+                + (", ".join(p.name for p in backend.precisions if p.calibrated) or "none"),
+            )
+        return
+    if values["random_calibration"] and values["calibration_data"]:
+        raise RequestError("--random-calibration and --calibration-data exclude each other")
+    if not values["random_calibration"] and not values["calibration_data"]:
+        raise RequestError(
+            f"--precision {precision.name} needs images to calibrate with",
+            "give --calibration-data DIR, or accept poor accuracy with --random-calibration",
+        )

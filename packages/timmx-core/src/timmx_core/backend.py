@@ -248,3 +248,11 @@ class Backend(ABC):
         :raises ArtifactError: where it is of this format and broken.
         """
         return None
+
+    def snippet(self, manifest: Mapping[str, Any]) -> str | None:
+        """Lines of Python that run the file in its runtime, for `timmx inspect --snippet python`.
+
+        They find `path` (str) and `x` (an array as the manifest's input says) defined, import what
+        they need, and leave `outputs`, a list of arrays in the manifest's order. None: no Python.
+        """
+        return None

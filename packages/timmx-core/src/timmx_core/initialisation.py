@@ -1,0 +1,107 @@
+"""Random weights that make a meaningful test.
+
+timm's initial weights hide much of a model: last norms at zero and LayerScales at 1e-6 switch
+whole branches off, zero heads give zeros, and batch-norm statistics that fit no data make many
+models ignore their input. A converter could drop such a branch and nobody would see it. So
+weights that timmx made itself (never a user's) are made informative first.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+SCALE = (0.5, 1.5)  # range of gains that were constant
+BIAS = 0.1  # standard deviation of biases that were constant
+# A weight whose deviation is below this part of 1/sqrt(fan-in) passes next to nothing on.
+FAINT = 0.1
+
+
+def make_informative(model: torch.nn.Module, pixels: torch.Tensor, seed: int) -> None:
+    """Give constant and vanishing parameters plausible values, then set batch-norm statistics.
+
+    Which parameters are touched follows from their values alone, not from names: one whose
+    elements are all equal, or nearly zero against its fan-in, carries no information.
+
+    :param model: in eval mode; changed in place, and left in eval mode.
+    :param pixels: normalised images (N, C, H, W), float32.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            _enliven(parameter, generator)
+    if _norms_with_statistics(model):
+        _set_statistics(model, pixels)
+
+
+def _enliven(parameter: torch.nn.Parameter, generator: torch.Generator) -> None:
+    import torch
+
+    if not parameter.is_floating_point() or parameter.numel() == 0:
+        return
+    values = parameter.data
+    first = float(values.reshape(-1)[0])
+    constant = parameter.numel() > 1 and bool((values == values.reshape(-1)[0]).all())
+    significant = [d for d in values.shape if d > 1]
+    if len(significant) >= 2 and values.ndim >= 2:
+        fan_in = values.numel() // values.shape[0]
+        wanted = 1.0 / math.sqrt(max(fan_in, 1))
+        if constant and first != 0:
+            values.mul_(_uniform(values, generator))
+        elif constant or float(values.std()) < FAINT * wanted:
+            values.copy_(torch.randn(values.shape, generator=generator) * wanted)
+    elif constant and first == 0:
+        values.copy_(torch.randn(values.shape, generator=generator) * BIAS)
+    elif constant:
+        # A LayerScale of 1e-6 and a gain of 1 both become gains of the order of one.
+        values.copy_(_uniform(values, generator) * math.copysign(1.0, first))
+
+
+def _uniform(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    low, high = SCALE
+    return low + (high - low) * torch.rand(like.shape, generator=generator)
+
+
+def _norms_with_statistics(model: torch.nn.Module) -> list[torch.nn.Module]:
+    import torch
+
+    batch_norm = torch.nn.modules.batchnorm._BatchNorm
+    return [
+        m
+        for m in model.modules()
+        if isinstance(m, batch_norm) and isinstance(m.running_mean, torch.Tensor)
+    ]
+
+
+def _set_statistics(model: torch.nn.Module, pixels: torch.Tensor) -> None:
+    import torch
+
+    norms = _norms_with_statistics(model)
+    with _only_training(norms), torch.no_grad():
+        model(pixels)
+
+
+@contextmanager
+def _only_training(norms: list[torch.nn.Module]) -> Iterator[None]:
+    """Batch norms alone in train mode, averaging from scratch: dropout and drop path stay off."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()  # type: ignore[operator]
+        norm.momentum = None  # type: ignore[assignment]
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

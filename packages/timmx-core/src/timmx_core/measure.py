@@ -1,0 +1,166 @@
+"""The measure: signal over noise in decibels, which an output that ignores its input cannot pass.
+
+Over the probes, the signal is the variance of the reference, the noise the mean squared
+difference. An output that does not depend on the input has noise of at least the signal, so it
+scores 0 dB or less, whatever its cosine with the reference.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from timmx_core.results import Measurement
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CAP_DB = 200.0  # of a bit-exact file
+# Relative rounding error of a whole network in fp32: some 2^4 units in the last place.
+ROUNDING = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One output of PyTorch over all probes; possibly only at sampled positions of each."""
+
+    name: str
+    shape: tuple[int, ...]  # of one image's output, without N
+    values: np.ndarray  # (probes, positions) float32
+    positions: np.ndarray | None  # int64 into the flattened output; None: all of them
+    classes: bool = False  # logits or probabilities: top-1 and top-5 mean something
+
+    @property
+    def signal(self) -> float:
+        """Variance over the probes, averaged over positions."""
+        return float(_deviation(self.values))
+
+
+def _deviation(values: np.ndarray) -> float:
+    import numpy as np
+
+    wide = values.astype(np.float64)
+    return float(((wide - wide.mean(0)) ** 2).mean()) if wide.size else 0.0
+
+
+def measure(
+    reference: Reference, got: np.ndarray, batch: int, floor_db: float, comparison: str
+) -> Measurement:
+    """Compare one output over all probes with the reference.
+
+    :param got: (probes, *shape) as the file gave it.
+    """
+    import numpy as np
+
+    base = _Base(comparison, reference.name, batch, floor_db)
+    if got.shape[1:] != reference.shape:
+        return base.fail(f"shape {_show(got.shape[1:])} instead of {_show(reference.shape)}")
+    if got.shape[0] != len(reference.values):
+        return base.fail(f"{got.shape[0]} results for {len(reference.values)} probes")
+    if not np.issubdtype(got.dtype, np.floating):
+        return base.fail(f"dtype {got.dtype} instead of float32")
+    flat = got.reshape(len(got), -1)
+    if not np.isfinite(flat).all():
+        bad = int((~np.isfinite(flat)).sum())
+        return base.fail(f"{bad} of {flat.size} values are NaN or infinite")
+    if reference.positions is not None:
+        flat = flat[:, reference.positions]
+    return _rate(base, reference, flat.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class _Base:
+    comparison: str
+    output: str
+    batch: int
+    floor_db: float
+
+    def fail(self, reason: str) -> Measurement:
+        return self.rated("failed", reason)
+
+    def rated(
+        self,
+        status: Literal["passed", "failed", "inconclusive"],
+        reason: str,
+        snr_db: float | None = None,
+        figures: dict[str, float | None] | None = None,
+    ) -> Measurement:
+        return Measurement(
+            comparison=self.comparison,
+            output=self.output,
+            batch=self.batch,
+            floor_db=self.floor_db,
+            snr_db=snr_db,
+            status=status,
+            reason=reason,
+            **(figures or {}),
+        )
+
+
+def _rate(base: _Base, reference: Reference, got: np.ndarray) -> Measurement:
+    import numpy as np
+
+    want = reference.values.astype(np.float64)
+    if not np.isfinite(want).all():
+        return base.rated("inconclusive", "PyTorch itself gives NaN or infinite values")
+    signal = reference.signal
+    noise = float(((want - got) ** 2).mean()) if want.size else 0.0
+    power = float((want**2).mean()) if want.size else 0.0
+    attainable = decibels(signal, power * ROUNDING**2)
+    figures: dict[str, float | None] = {
+        "max_abs_diff": float(np.abs(want - got).max()) if want.size else None,
+        "cosine": _cosine(want, got),
+        "attainable_db": round(attainable, 2),
+    }
+    if reference.classes and reference.positions is None and want.shape[1] > 1:
+        figures["top1"] = _agreement(want, got, 1)
+        figures["top5"] = _agreement(want, got, 5) if want.shape[1] >= 5 else None
+    snr = round(decibels(signal, noise), 2)
+    # Where even an honest file could not reach the floor, falling short of it proves nothing.
+    if signal == 0.0 or attainable < base.floor_db:
+        return base.rated(
+            "inconclusive",
+            f"PyTorch's output hardly depends on the image ({_relative(signal, power)})",
+            snr,
+            figures,
+        )
+    if snr < base.floor_db:
+        return base.rated("failed", f"{snr:.1f} dB, below {base.floor_db:g} dB", snr, figures)
+    return base.rated("passed", "", snr, figures)
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10 of the ratio, within +-`CAP_DB`."""
+    if signal <= 0.0:
+        return -CAP_DB
+    if noise <= 0.0:
+        return CAP_DB
+    return max(-CAP_DB, min(CAP_DB, 10.0 * (math.log10(signal) - math.log10(noise))))
+
+
+def _relative(signal: float, power: float) -> str:
+    if signal == 0.0:
+        return "it is the same for every probe"
+    return f"it varies by {math.sqrt(signal / power):.1e} of its size"
+
+
+def _cosine(want: np.ndarray, got: np.ndarray) -> float:
+    """The lowest over the probes."""
+    import numpy as np
+
+    norms = np.linalg.norm(want, axis=1) * np.linalg.norm(got, axis=1)
+    return float(((want * got).sum(1) / np.maximum(norms, 1e-300)).min())
+
+
+def _agreement(want: np.ndarray, got: np.ndarray, k: int) -> float:
+    """Share of probes whose k best classes are the same set."""
+    import numpy as np
+
+    best_want = np.sort(np.argsort(-want, axis=1, kind="stable")[:, :k], axis=1)
+    best_got = np.sort(np.argsort(-got, axis=1, kind="stable")[:, :k], axis=1)
+    return float((best_want == best_got).all(1).mean())
+
+
+def _show(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(["N", *map(str, shape)]) + ")"

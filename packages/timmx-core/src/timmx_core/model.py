@@ -1,0 +1,426 @@
+"""A timm name, a checkpoint or an `nn.Module` becomes a `BuiltModel`: the untouched reference."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from timmx_core import weights
+from timmx_core.errors import MissingDependency, ModelError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+Task = Literal["classifier", "features", "embedding"]
+# What core passes to timm itself; a --model-kwarg of that name would contradict an option.
+RESERVED_KWARGS = {
+    "cache_dir": None,
+    "checkpoint_path": "--checkpoint",
+    "exportable": None,
+    "features_only": "--features",
+    "img_size": "--input-size",
+    "in_chans": "--in-chans",
+    "model_name": "MODEL",
+    "num_classes": "--num-classes",
+    "out_indices": "--out-indices",
+    "pretrained": "--pretrained",
+    "pretrained_cfg": None,
+    "pretrained_cfg_overlay": None,
+    "scriptable": None,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the model's input, as the weights were evaluated with."""
+
+    input_size: tuple[int, int, int]  # C, H, W
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+
+@dataclass
+class BuiltModel:
+    """The model in eval mode as timm builds it: not folded, not wrapped."""
+
+    module: torch.nn.Module
+    name: str  # as asked: "vit_tiny_patch16_224.augreg_in21k", "local-dir:..."; class of a module
+    architecture: str
+    task: Task
+    preprocessing: Preprocessing
+    weights: dict[str, Any]  # origin, source, tag, license, seed; for the manifest
+    num_classes: int | None = None
+    strides: tuple[int, ...] = ()  # of feature maps
+    parameters: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def build(
+    model: str | torch.nn.Module, shared: Mapping[str, Any], build_options: Mapping[str, Any]
+) -> BuiltModel:
+    """Build the model that was asked for, with its weights, in eval mode.
+
+    :param shared: the values of `timmx_core.options.SHARED_OPTIONS`.
+    :param build_options: further arguments of `timm.create_model`, of the format.
+    :raises ModelError: unknown model; weights missing, unsafe or not fitting.
+    :raises RequestError: an argument or size that the model does not take.
+    """
+    if isinstance(model, str):
+        return _build_named(model, shared, build_options)
+    return _adopt(model, shared)
+
+
+def check_name(name: str, model_kwarg: tuple[str, ...] = ()) -> None:
+    """Refuse a name that timm cannot know, in milliseconds and without importing torch.
+
+    :raises ModelError: with near matches.
+    """
+    from timmx_core import catalog
+
+    parse_kwargs(model_kwarg)
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:"))
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"{folder} holds no config.json" if folder.is_dir()
+                else f"folder {folder} does not exist",
+                "local-dir:PATH wants a folder with config.json and model.safetensors",
+            )
+        return
+    if ":" in name:
+        if not re.match(r"hf[-_]hub:[\w.-]+/[\w.-]+(@[\w.-]+)?$", name):
+            raise ModelError(
+                f"{name!r} is not a model name",
+                "MODEL is a timm name, hf-hub:org/name, or local-dir:PATH",
+            )
+        return
+    architecture = name.partition(".")[0]
+    if architecture not in catalog.model_names():
+        near = catalog.near_matches(name)
+        raise ModelError(
+            f"timm has no model {name!r}",
+            f"did you mean {', '.join(near)}?" if near else "see: timmx list",
+        )
+    if "." in name and name not in catalog.pretrained_names():
+        tags = [n for n in catalog.pretrained_names() if n.partition(".")[0] == architecture]
+        raise ModelError(
+            f"timm has no weights {name!r}",
+            f"there are {', '.join(tags[:5])}" if tags else f"{architecture} has no weights at all",
+        )
+
+
+def check_weights(name: str, shared: Mapping[str, Any]) -> None:
+    """Refuse --pretrained without weights to have, and weights that are not there.
+
+    :raises ModelError: the checkpoint is not a file, or timm publishes none for this model.
+    """
+    from timmx_core import catalog
+
+    if shared["checkpoint"] and not Path(shared["checkpoint"]).is_file():
+        raise ModelError(f"checkpoint {shared['checkpoint']} does not exist or is no file")
+    if shared["checkpoint"] and shared["pretrained"]:
+        raise RequestError("--pretrained and --checkpoint exclude each other")
+    if shared["pretrained"] and ":" not in name and "." not in name:
+        prefix = name + "."
+        if not any(n == name or n.startswith(prefix) for n in catalog.pretrained_names()):
+            raise ModelError(
+                f"timm publishes no weights for {name}", "give your own with --checkpoint FILE"
+            )
+
+
+def parse_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`KEY=VALUE` words as arguments; a value is a Python literal, or else the word itself.
+
+    :raises RequestError: not of that form, or an argument that an option of timmx sets.
+    """
+    result = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise RequestError(f"--model-kwarg wants KEY=VALUE, not {pair!r}")
+        if key in RESERVED_KWARGS:
+            option = RESERVED_KWARGS[key]
+            raise RequestError(
+                f"--model-kwarg cannot set {key}", f"use {option}" if option else ""
+            )
+        try:
+            result[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            result[key] = value
+    return result
+
+
+def _build_named(
+    name: str, shared: Mapping[str, Any], build_options: Mapping[str, Any]
+) -> BuiltModel:
+    timm = import_timm()
+    import torch
+
+    _check_hub(name, shared)
+    task = _task(shared)
+    arguments: dict[str, Any] = {
+        "in_chans": _in_chans(shared),
+        "pretrained": shared["pretrained"],
+        **parse_kwargs(shared["model_kwarg"]),
+        **build_options,
+    }
+    if task == "features":
+        arguments |= {"features_only": True, "out_indices": shared["out_indices"]}
+    elif task == "embedding":
+        arguments["num_classes"] = 0
+    else:
+        arguments["num_classes"] = shared["num_classes"]
+    torch.manual_seed(shared["seed"])
+    module = _create(timm, name, arguments, shared["input_size"])
+    module.eval()
+    if shared["checkpoint"]:
+        state = weights.read_checkpoint(Path(shared["checkpoint"]))
+        weights.load_into(module, state, shared["checkpoint"])
+    config = dict(getattr(module, "pretrained_cfg", None) or {})
+    built = BuiltModel(
+        module=module,
+        name=name,
+        architecture=str(config.get("architecture") or name.partition(".")[0]),
+        task=task,
+        preprocessing=_preprocessing(timm, module, shared),
+        weights=_origin(shared, config),
+        parameters=sum(p.numel() for p in module.parameters()),
+    )
+    _describe_outputs(built, module)
+    _check_size(built, shared)
+    return built
+
+
+def import_timm() -> Any:
+    """timm, or an error that names the cure.
+
+    :raises MissingDependency: timm or torch cannot be imported here.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingDependency(
+            f"timm cannot be imported: {weights.first_line(error)}",
+            'pip install "timmx-core[timm]"',
+        ) from error
+    except RuntimeError as error:
+        raise MissingDependency(
+            f"torch and torchvision do not fit each other: {weights.first_line(error)}",
+            "install both from the same place; see: timmx doctor",
+        ) from error
+    return timm
+
+
+def _check_hub(name: str, shared: Mapping[str, Any]) -> None:
+    import timm
+
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        repo = name.partition(":")[2]
+        if weights.in_hub_cache(repo):
+            return
+        weights.require_hub(weights.hub_endpoint(), f"cannot load {name}")
+        return
+    if not shared["pretrained"] or ":" in name:
+        return
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    repo = getattr(config, "hf_hub_id", None)
+    if repo and weights.in_hub_cache(repo):
+        weights.use_hub_cache_only()
+    elif repo:
+        weights.require_hub(weights.hub_endpoint(), f"cannot download the weights of {name}")
+    elif getattr(config, "url", None):
+        weights.require_hub(config.url, f"cannot download the weights of {name}")
+
+
+def _task(shared: Mapping[str, Any]) -> Task:
+    if shared["features"]:
+        return "features"
+    return "embedding" if shared["embedding"] else "classifier"
+
+
+def _in_chans(shared: Mapping[str, Any]) -> int | None:
+    if shared["in_chans"] is not None:
+        return int(shared["in_chans"])
+    return int(shared["input_size"][0]) if shared["input_size"] else None
+
+
+def _create(
+    timm: Any, name: str, arguments: dict[str, Any], size: tuple[int, int, int] | None
+) -> torch.nn.Module:
+    """`timm.create_model`, with `img_size` for those models that have a fixed one."""
+    if size is not None:
+        with_size = arguments | {"img_size": tuple(size[1:])}
+        try:
+            return _create_plain(timm, name, with_size)
+        except RequestError as error:
+            # Convolutional models take any size and know no such argument.
+            if "img_size" not in error.message:
+                raise
+    return _create_plain(timm, name, arguments)
+
+
+def _create_plain(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.Module:
+    try:
+        model: torch.nn.Module = timm.create_model(name, **arguments)
+        return model
+    except TypeError as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unexpected is None:
+            raise RequestError(f"{name} refused its arguments: {weights.first_line(error)}") from error
+        key = unexpected[1]
+        option = {"features_only": "--features", "out_indices": "--out-indices"}.get(key)
+        raise RequestError(
+            f"{name} does not support {option}" if option else f"{name} has no argument {key}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        text = weights.first_line(error, 400)
+        if arguments.get("features_only") and "features" in text.lower():
+            raise RequestError(f"{name} does not support --features: {text}") from error
+        raise ModelError(f"{name} cannot be built: {text}", _hint_for(error)) from error
+    except (AssertionError, ValueError, IndexError, KeyError, AttributeError,
+            NotImplementedError) as error:
+        text = weights.first_line(error, 400)
+        if arguments.get("features_only"):
+            raise RequestError(f"{name} does not support these --features: {text}") from error
+        raise RequestError(f"{name} cannot be built with these options: {text}") from error
+
+
+def _hint_for(error: BaseException) -> str:
+    kind = type(error).__module__
+    return weights.HINT_OFFLINE if "hub" in kind or "http" in kind or "url" in kind else ""
+
+
+def _preprocessing(
+    timm: Any, module: torch.nn.Module, shared: Mapping[str, Any]
+) -> Preprocessing:
+    config = timm.data.resolve_model_data_config(module)
+    chans = _in_chans(shared) or int(config["input_size"][0])
+    size = shared["input_size"] or (chans, *config["input_size"][1:])
+    return Preprocessing(
+        input_size=(chans, int(size[1]), int(size[2])),
+        mean=per_channel(shared["mean"] or config["mean"], chans, "--mean"),
+        std=per_channel(shared["std"] or config["std"], chans, "--std"),
+        interpolation=str(config["interpolation"]),
+        crop_pct=float(config["crop_pct"]),
+        crop_mode=str(config["crop_mode"]),
+    )
+
+
+def per_channel(values: tuple[float, ...], chans: int, option: str) -> tuple[float, ...]:
+    """One value per channel. RGB statistics on other channel counts become their average.
+
+    :raises RequestError: the count fits neither.
+    """
+    values = tuple(float(v) for v in values)
+    if len(values) == chans:
+        return values
+    if len(values) == 1:
+        return values * chans
+    if len(values) == 3:
+        return (round(sum(values) / 3, 6),) * chans
+    raise RequestError(f"{option} has {len(values)} values for {chans} channels")
+
+
+def _origin(shared: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    if shared["checkpoint"]:
+        return {"origin": "checkpoint", "source": Path(shared["checkpoint"]).name}
+    if shared["pretrained"]:
+        return {
+            "origin": "pretrained",
+            "tag": config.get("tag") or None,
+            "source": config.get("hf_hub_id") or config.get("url") or config.get("file") or None,
+            "license": config.get("license") or None,
+        }
+    return {"origin": "random", "seed": shared["seed"]}
+
+
+def _describe_outputs(built: BuiltModel, module: torch.nn.Module) -> None:
+    if built.task == "features":
+        info: Any = getattr(module, "feature_info", None)
+        reduction = info.reduction() if hasattr(info, "reduction") else ()
+        built.strides = tuple(int(r) for r in reduction)
+    elif built.task == "classifier":
+        count = getattr(module, "num_classes", None)
+        built.num_classes = int(count) if isinstance(count, int) else None
+
+
+def _adopt(module: torch.nn.Module, shared: Mapping[str, Any]) -> BuiltModel:
+    """Take a user's module as it is. It is copied, since later steps fold and wrap it."""
+    for name in ("pretrained", "checkpoint", "num_classes", "model_kwarg", "features", "embedding"):
+        if shared[name]:
+            raise RequestError(
+                f"{name} is about building a timm model, and a module was given",
+                "build the module with it",
+            )
+    config = dict(getattr(module, "pretrained_cfg", None) or {})
+    size = shared["input_size"] or config.get("input_size")
+    if size is None:
+        raise RequestError("a module of your own needs input_size=(C, H, W)")
+    chans = int(size[0])
+    if shared["in_chans"] not in (None, chans):
+        raise RequestError(f"in_chans {shared['in_chans']} and input_size {tuple(size)} disagree")
+    notes = []
+    mean, std = shared["mean"] or config.get("mean"), shared["std"] or config.get("std")
+    if mean is None or std is None:
+        notes.append("the module says no mean and std: its input is taken as pixels in [0, 1]")
+    was_training = module.training
+    copied = copy.deepcopy(module).eval()
+    module.train(was_training)
+    built = BuiltModel(
+        module=copied,
+        name=type(module).__name__,
+        architecture=str(config.get("architecture") or type(module).__name__),
+        task="classifier",
+        preprocessing=Preprocessing(
+            input_size=(chans, int(size[1]), int(size[2])),
+            mean=per_channel(mean or (0.0,), chans, "mean"),
+            std=per_channel(std or (1.0,), chans, "std"),
+            interpolation=str(config.get("interpolation", "bicubic")),
+            crop_pct=float(config.get("crop_pct", 0.875)),
+            crop_mode=str(config.get("crop_mode", "center")),
+        ),
+        weights={"origin": "module"},
+        parameters=sum(p.numel() for p in copied.parameters()),
+        notes=notes,
+    )
+    _describe_outputs(built, copied)
+    return built
+
+
+def _check_size(built: BuiltModel, shared: Mapping[str, Any]) -> None:
+    """Run the shapes alone through the model where a size was asked for.
+
+    :raises RequestError: the model cannot take that size.
+    """
+    if shared["input_size"] is None:
+        return
+    size = built.preprocessing.input_size
+    try:
+        _run_shapes(built.module, size)
+    except NotImplementedError:
+        return  # an operator without a shape rule; the real run will tell
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+        shown = "x".join(map(str, size))
+        raise RequestError(
+            f"{built.name} cannot take {shown}: {weights.first_line(error)}",
+            "leave --input-size out for the size that it was made for",
+        ) from error
+
+
+def _run_shapes(module: torch.nn.Module, size: tuple[int, int, int]) -> None:
+    import torch
+
+    with torch.no_grad(), torch.device("meta"):
+        state = {
+            name: torch.empty_like(tensor, device="meta")
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
+        torch.func.functional_call(module, state, (torch.empty(1, *size, device="meta"),))

@@ -1,0 +1,104 @@
+"""Converters' noise goes to a log, on the file descriptors, since C code writes there.
+
+Shown with `-v` or on failure, never on a good run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from timmx_core.paths import log_dir
+
+TAIL_LINES = 12
+TAIL_BYTES = 65536
+
+
+class Noise:
+    """While entered, descriptors 1 and 2 lead to a log file; `terminal` is the real stderr.
+
+    With `verbose` nothing is hidden: what goes to stdout goes to the real stderr, so that stdout
+    still carries the result alone. `enabled=False` does nothing (a nested use).
+    """
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self.verbose = verbose
+        self.log: Path | None = None
+        self.terminal: IO[str] = sys.stderr
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Noise:
+        _flush()
+        try:
+            saved = [os.dup(1), os.dup(2)]
+        except OSError:
+            return self  # started without descriptors (a service): there is nothing to redirect
+        self._stack.callback(self._restore, saved)
+        self.terminal = os.fdopen(
+            os.dup(saved[1]), "w", buffering=1, encoding="utf-8", errors="replace"
+        )
+        self._stack.callback(self.terminal.close)
+        if self.verbose:
+            os.dup2(saved[1], 1)
+            return self
+        handle, name = tempfile.mkstemp(prefix="timmx-", suffix=".log")
+        self.log = Path(name)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        os.close(handle)
+        stream = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
+        self._stack.callback(stream.close)
+        # Where sys.stdout is no descriptor (a notebook), Python's own prints are caught here.
+        self._stack.enter_context(contextlib.redirect_stdout(stream))
+        self._stack.enter_context(contextlib.redirect_stderr(stream))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _flush()
+        self._stack.close()
+        if self.log is not None:
+            with contextlib.suppress(OSError):
+                self.log.unlink()
+
+    def _restore(self, saved: list[int]) -> None:
+        _flush()
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+    def tail(self) -> str:
+        """The last lines of the log that say something, for a failure's message."""
+        _flush()
+        if self.log is None:
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            text = log.read().decode("utf-8", "replace")
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+        return "\n".join(lines[-TAIL_LINES:])
+
+    def keep(self, extra: str = "") -> Path | None:
+        """Keep the log after all, for a failure; None where there is none or no room for it."""
+        _flush()
+        if self.log is None or (not extra and self.log.stat().st_size == 0):
+            return None
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        kept = log_dir() / f"{stamp}-{os.getpid()}.log"
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(self.log.read_bytes() + extra.encode())
+        except OSError:
+            return None  # a full disk must not hide the failure that is being reported
+        return kept
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A closed or broken stream has nothing that could still be shown.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()

@@ -1,0 +1,106 @@
+"""A private folder beside the target, which no failure leaves behind.
+
+It lies on the target's file system, so that putting a file in place is a rename. Its lock tells a
+dead run from a live one: whoever holds it owns the folder, and the next run removes the folders
+whose lock it can take. A SIGKILL can do no worse than leave one until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from timmx_core.errors import OutputError
+
+PREFIX = ".timmx-staging-"
+LOCK = "lock"
+
+
+class Staging:
+    """Context manager around the folder; `path` exists while it is entered."""
+
+    def __init__(self, parent: Path) -> None:
+        self.parent = parent
+        self.path = parent
+        self._made: list[Path] = []
+        self._lock: FileLock | None = None
+        self.published = False
+
+    def __enter__(self) -> Staging:
+        try:
+            self._made = _make_parents(self.parent)
+            remove_dead(self.parent)
+            self.path, self._lock = _claim(self.parent)
+        except OSError as error:
+            self._remove_parents()
+            raise output_error(error, self.parent) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.release()
+        if not self.published:
+            self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        for folder in self._made:
+            # Not empty: somebody else has put something there meanwhile.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Make what is missing; the folders that were made, innermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+    return missing
+
+
+def _claim(parent: Path) -> tuple[Path, FileLock]:
+    while True:
+        folder = parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        folder.mkdir(mode=0o700)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, FileNotFoundError):
+            continue  # another run took the folder for dead before it was locked
+        if (folder / LOCK).exists():
+            return folder, lock
+        lock.release()
+
+
+def remove_dead(parent: Path) -> None:
+    """Remove what killed runs left in a folder."""
+    for folder in parent.glob(PREFIX + "*"):
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            continue  # alive, or not ours to remove
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def output_error(error: OSError, path: Path) -> OutputError:
+    """What an OSError means for the one who wanted a file there."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"no space left on the disk of {path}", "make room, or choose another -o")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(f"no permission to write to {path}", "choose another place with -o PATH")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return OutputError(f"{path} is not a folder", "choose another place with -o PATH")
+    if error.errno == errno.ENAMETOOLONG:
+        return OutputError(f"the name is too long: {path.name[:60]}...", "choose another with -o PATH")
+    return OutputError(f"cannot write to {path}: {error.strerror or error}")

@@ -1,0 +1,271 @@
+"""Whether a file does what PyTorch does: references, runs, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx_core.backend import Artifact, Backend, Comparison, Dimension, TensorSpec
+from timmx_core.errors import ArtifactError
+from timmx_core.inputs import outputs_of, pixels_to_input, reference_input
+from timmx_core.measure import Reference, measure
+from timmx_core.results import Measurement, Verdict
+from timmx_core.worker import Outcome, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from timmx_core.model import BuiltModel
+
+FILE = "file"
+
+
+def make_references(
+    built: BuiltModel, pixels: np.ndarray, softmax: bool, device: str
+) -> list[Reference]:
+    """What the untouched model gives for the probes, one image at a time.
+
+    :param pixels: uint8 (probes, H, W, C).
+    """
+    import numpy as np
+    import torch
+
+    results: list[list[np.ndarray]] = []
+    with torch.inference_mode():
+        for index in range(len(pixels)):
+            image = reference_input(pixels[index : index + 1], built.preprocessing).to(device)
+            outputs = outputs_of(built.module(image))
+            if softmax:
+                outputs = [torch.softmax(o, dim=-1) for o in outputs]
+            results.append([o.float().cpu().numpy() for o in outputs])
+    from timmx_core.inputs import output_specs
+
+    shapes = [output.shape for output in results[0]]
+    specs = output_specs(built, shapes, (1, 1, 1), softmax)
+    return [
+        Reference(
+            name=spec.name,
+            shape=tuple(shapes[i][1:]),
+            values=np.concatenate([r[i] for r in results]).reshape(len(pixels), -1),
+            positions=None,
+            classes=spec.role in ("logits", "probabilities"),
+        )
+        for i, spec in enumerate(specs)
+    ]
+
+
+def batches_to_run(dimension: Dimension, probes: int) -> tuple[int, ...]:
+    """Batch sizes that a file is run at: 1, the one it is made for, and one other."""
+    if isinstance(dimension, int):
+        return (dimension,)
+    least, opt, most = dimension
+    other = next(
+        (n for n in (3, 2, 5, opt + 1, least + 1) if n >= least and (most is None or n <= most)),
+        least,
+    )
+    wanted = [least, min(opt, max(probes, least)), other]
+    return tuple(dict.fromkeys(wanted))
+
+
+def verify_artifact(
+    backend: Backend,
+    artifact: Artifact,
+    references: Sequence[Reference],
+    pixels: np.ndarray,
+    floor_db: float,
+    *,
+    options: Mapping[str, Any],
+    backend_of: Callable[[str], Backend],
+    scratch: Path,
+    timeout: float,
+    worker: Worker | None = None,
+) -> Verdict:
+    """Run the finished file, and what it asks to be compared beside it, against the references.
+
+    :param worker: one that was started early for the file itself.
+    :param scratch: a folder that does not exist yet, for the workers' arrays.
+    """
+    judge = _Judge(backend, artifact, references, pixels, options, backend_of, scratch, timeout)
+    return judge.verdict(floor_db, worker)
+
+
+class _Judge:
+    """One verification; keeps what all its comparisons share."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        artifact: Artifact,
+        references: Sequence[Reference],
+        pixels: np.ndarray,
+        options: Mapping[str, Any],
+        backend_of: Callable[[str], Backend],
+        scratch: Path,
+        timeout: float,
+    ) -> None:
+        self.backend = backend
+        self.artifact = artifact
+        self.references = references
+        self.pixels = pixels
+        self.options = options
+        self.backend_of = backend_of
+        self.scratch = scratch
+        self.timeout = timeout
+        self._jobs = 0
+
+    def verdict(self, floor_db: float, worker: Worker | None) -> Verdict:
+        artifact = self.artifact
+        own = self._run(self.backend, artifact.primary, artifact.inputs, self.options, worker)
+        rows: list[Measurement] = []
+        if own.status == "failed":
+            return self._verdict("failed", own.reason, own, rows)
+        if own.status == "ok":
+            rows += compare(own, artifact.outputs, self.references, floor_db, FILE)
+        for comparison in artifact.comparisons:
+            rows += self._further(comparison, own, floor_db)
+        bad = _first(rows, "failed") or _first(rows, "inconclusive")
+        if bad is not None:
+            return self._verdict(bad.status, describe(bad), own, rows)
+        if own.status != "ok":
+            return self._verdict("not verifiable here", own.reason, own, rows)
+        return self._verdict("verified", "", own, rows)
+
+    def _verdict(
+        self, status: Any, reason: str, own: Outcome, rows: list[Measurement]
+    ) -> Verdict:
+        kind: Any = own.kind if own.status == "ok" else ""
+        return Verdict(status, reason, own.runner, kind, tuple(rows), len(self.pixels))
+
+    def _run(
+        self,
+        backend: Backend,
+        path: Path,
+        inputs: Sequence[TensorSpec],
+        options: Mapping[str, Any],
+        worker: Worker | None = None,
+    ) -> Outcome:
+        self._jobs += 1
+        arrays = {inputs[0].name: pixels_to_input(self.pixels, inputs[0])}
+        batches = batches_to_run(inputs[0].shape[0], len(self.pixels))
+        with worker or Worker(backend) as running:
+            folder = self.scratch / f"job{self._jobs}"
+            return running.run(path, arrays, batches, options, folder, self.timeout)
+
+    def _further(
+        self, comparison: Comparison, own: Outcome, floor_db: float
+    ) -> list[Measurement]:
+        floor = floor_db if comparison.floor_db is None else comparison.floor_db
+        label = comparison.label
+        outputs = comparison.outputs or self.artifact.outputs
+        inputs = comparison.inputs or self.artifact.inputs
+        got = own
+        if comparison.got is not None:
+            got = self._run(self._opener(comparison, 0), comparison.got, inputs, {})
+        if got.status != "ok":
+            # A runtime that is missing here neither passes nor fails a file.
+            return [] if got.status == "cannot run" else [_no_result(label, floor, got.reason)]
+        references = self.references
+        if comparison.want is not None:
+            want = self._run(self._opener(comparison, 1), comparison.want, inputs, {})
+            if want.status != "ok":
+                return [] if want.status == "cannot run" else [
+                    _no_result(label, floor, want.reason)
+                ]
+            references = _as_references(want, self.references)
+        return compare(got, outputs, references, floor, label)
+
+    def _opener(self, comparison: Comparison, index: int) -> Backend:
+        name = comparison.formats[index]
+        return self.backend if name is None else self.backend_of(name)
+
+
+def _no_result(label: str, floor_db: float, reason: str) -> Measurement:
+    return Measurement(label, "", 0, None, floor_db, status="failed", reason=reason)
+
+
+def _as_references(outcome: Outcome, like: Sequence[Reference]) -> list[Reference]:
+    """Another file's outputs as what is wanted."""
+    assert outcome.outputs is not None
+    first = next(iter(outcome.outputs.values()))
+    return [
+        Reference(r.name, r.shape, first[r.name].reshape(len(first[r.name]), -1), None, r.classes)
+        for r in like
+        if r.name in first
+    ]
+
+
+def compare(
+    outcome: Outcome,
+    specs: Sequence[TensorSpec],
+    references: Sequence[Reference],
+    floor_db: float,
+    label: str,
+) -> list[Measurement]:
+    """Every output at every batch size that was run."""
+    assert outcome.outputs is not None
+    rows = []
+    by_name = {spec.name: spec for spec in specs}
+    for batch, outputs in outcome.outputs.items():
+        for reference in references:
+            if reference.name not in outputs:
+                rows.append(
+                    Measurement(
+                        label, reference.name, batch, None, floor_db,
+                        status="failed", reason="the file does not give this output",
+                    )
+                )
+                continue
+            array = outputs[reference.name]
+            spec = by_name.get(reference.name)
+            if spec is not None and str(array.dtype) != spec.dtype:
+                rows.append(
+                    Measurement(
+                        label, reference.name, batch, None, floor_db,
+                        status="failed", reason=f"dtype {array.dtype} instead of {spec.dtype}",
+                    )
+                )
+                continue
+            rows.append(measure(reference, _real(array, spec), batch, floor_db, label))
+    return rows
+
+
+def _real(array: np.ndarray, spec: TensorSpec | None) -> np.ndarray:
+    """A stored output as real numbers, in the layout of PyTorch."""
+    import numpy as np
+
+    if spec is None:
+        return array
+    if spec.quantization is not None:
+        scale, zero = spec.quantization
+        array = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+    if spec.layout == "NHWC" and array.ndim == 4:
+        array = array.transpose(0, 3, 1, 2)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _first(rows: Iterable[Measurement], status: str) -> Measurement | None:
+    """The worst of a status."""
+    found = [row for row in rows if row.status == status]
+    return min(found, key=lambda r: -1e9 if r.snr_db is None else r.snr_db, default=None)
+
+
+def describe(row: Measurement) -> str:
+    """A measurement that did not pass, in one line."""
+    place = f"output {row.output}" if row.output else "no output"
+    if row.comparison != FILE:
+        place = f"{row.comparison}, {place}"
+    return f"{place} at batch {row.batch}: {row.reason}" if row.batch else f"{place}: {row.reason}"
+
+
+def check_ports(specs: Sequence[TensorSpec]) -> TensorSpec:
+    """The one image port of a file, from its manifest.
+
+    :raises ArtifactError: it has none, or one whose size its layout does not explain.
+    """
+    images = [spec for spec in specs if spec.role == "image"]
+    if len(images) != 1 or images[0].layout not in ("NCHW", "NHWC") or len(images[0].shape) != 4:
+        raise ArtifactError("the manifest does not describe one image input")
+    return images[0]

@@ -202,8 +202,7 @@ class Backend(ABC):
     options: Sequence[Option] = ()
     absorbs: frozenset[Transform] = frozenset()  # put into the file by the format itself
     refuses: Mapping[str, str] = {}  # shared option -> why; hidden from help
-    runs_on_torch: bool = False  # its runtime is torch: verification may fork after importing it
-    requires: tuple[str, ...] = ()  # distributions it imports, for doctor: "onnx>=1.18"
+    requires: tuple[str, ...] = ()  # distributions it imports: doctor, and the manifest's versions
 
     def check_export(self, request: ExportRequest | None) -> None:  # noqa: B027
         """Raise before torch loads where the request, or this machine (None), cannot do it.

@@ -16,6 +16,8 @@ An unexpected bug exits with 70, Ctrl-C with 130, SIGTERM with 143.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -30,6 +32,8 @@ class TimmxError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.log_path: Path | None = None  # where the noise of the failed step was kept
+        self.log_tail = ""
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -92,7 +92,10 @@ def reference_input(pixels: np.ndarray, preprocessing: Preprocessing) -> torch.T
 
 
 def output_specs(
-    built: BuiltModel, shapes: list[tuple[int, ...]], batch: Batch, softmax: bool
+    built: BuiltModel,
+    shapes: list[tuple[int, ...]],
+    batch: Batch,
+    softmax: bool,
 ) -> tuple[TensorSpec, ...]:
     """The outputs by name, shape and meaning.
 
@@ -101,7 +104,9 @@ def output_specs(
     n = batch_dimension(batch)
     if built.task == "features":
         return tuple(
-            TensorSpec(f"features_{i}", (n, *shape[1:]), "float32", "features", _layout(shape))
+            TensorSpec(
+                f"features_{i}", (n, *shape[1:]), "float32", "features", _map_layout(built, i, shape)
+            )
             for i, shape in enumerate(shapes)
         )
     role: Role = "embedding" if built.task == "embedding" else "logits"
@@ -112,6 +117,15 @@ def output_specs(
         TensorSpec(name, (n, *shape[1:]), "float32", role, _layout(shape))
         for name, shape in zip(names, shapes, strict=True)
     )
+
+
+def _map_layout(built: BuiltModel, index: int, shape: tuple[int, ...]) -> str:
+    """NHWC for the models whose feature maps have their channels last (Swin and its kin)."""
+    if len(shape) == 4 and index < len(built.channels):
+        chans = built.channels[index]
+        if shape[1] != chans and shape[3] == chans:
+            return "NHWC"
+    return _layout(shape)
 
 
 def _layout(shape: tuple[int, ...]) -> str:

@@ -155,7 +155,7 @@ def sampled(reference: Reference) -> Reference:
     positions = np.unique(probes.positions(size, SAMPLES))
     return Reference(
         reference.name, reference.shape, reference.values[:, positions], positions,
-        reference.classes,
+        reference.classes, reference.layout,
     )
 
 
@@ -166,6 +166,7 @@ def reference_to_json(reference: Reference) -> dict[str, Any]:
         "name": small.name,
         "shape": list(small.shape),
         "classes": small.classes,
+        "layout": small.layout,
         "signal": small.signal,
         "positions": None if small.positions is None else _encode(small.positions, "<i8"),
         "values": _encode(small.values, "<f4"),
@@ -189,7 +190,8 @@ def reference_from_json(data: Mapping[str, Any], count: int) -> Reference:
     if positions is not None and len(positions) and not 0 <= positions.min() <= positions.max() < size:
         raise ArtifactError("the manifest samples positions that its output does not have")
     return Reference(
-        data["name"], shape, values.reshape(count, width), positions, bool(data["classes"])
+        data["name"], shape, values.reshape(count, width), positions, bool(data["classes"]),
+        str(data.get("layout", "")),
     )
 
 

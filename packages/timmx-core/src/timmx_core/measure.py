@@ -30,6 +30,7 @@ class Reference:
     values: np.ndarray  # (probes, positions) float32
     positions: np.ndarray | None  # int64 into the flattened output; None: all of them
     classes: bool = False  # logits or probabilities: top-1 and top-5 mean something
+    layout: str = ""  # as PyTorch gives it; a file may give "NHWC" where this is "NCHW"
 
     @property
     def signal(self) -> float:

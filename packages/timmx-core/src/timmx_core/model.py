@@ -59,6 +59,7 @@ class BuiltModel:
     weights: dict[str, Any]  # origin, source, tag, license, seed; for the manifest
     num_classes: int | None = None
     strides: tuple[int, ...] = ()  # of feature maps
+    channels: tuple[int, ...] = ()
     parameters: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -347,6 +348,7 @@ def _describe_outputs(built: BuiltModel, module: torch.nn.Module) -> None:
         info: Any = getattr(module, "feature_info", None)
         reduction = info.reduction() if hasattr(info, "reduction") else ()
         built.strides = tuple(int(r) for r in reduction)
+        built.channels = tuple(int(c) for c in info.channels()) if reduction else ()
     elif built.task == "classifier":
         count = getattr(module, "num_classes", None)
         built.num_classes = int(count) if isinstance(count, int) else None

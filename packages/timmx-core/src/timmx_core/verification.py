@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Artifact, Backend, Comparison, Dimension, TensorSpec
 from timmx_core.errors import ArtifactError
-from timmx_core.inputs import outputs_of, pixels_to_input, reference_input
+from timmx_core.inputs import output_specs, outputs_of, pixels_to_input, reference_input
 from timmx_core.measure import Reference, measure
 from timmx_core.results import Measurement, Verdict
 from timmx_core.worker import Outcome, Worker
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+    import torch
 
     from timmx_core.model import BuiltModel
 
@@ -24,7 +25,7 @@ FILE = "file"
 
 
 def make_references(
-    built: BuiltModel, pixels: np.ndarray, softmax: bool, device: str
+    built: BuiltModel, pixels: np.ndarray, softmax: bool, device: torch.device | str
 ) -> list[Reference]:
     """What the untouched model gives for the probes, one image at a time.
 
@@ -41,8 +42,6 @@ def make_references(
             if softmax:
                 outputs = [torch.softmax(o, dim=-1) for o in outputs]
             results.append([o.float().cpu().numpy() for o in outputs])
-    from timmx_core.inputs import output_specs
-
     shapes = [output.shape for output in results[0]]
     specs = output_specs(built, shapes, (1, 1, 1), softmax)
     return [
@@ -52,6 +51,7 @@ def make_references(
             values=np.concatenate([r[i] for r in results]).reshape(len(pixels), -1),
             positions=None,
             classes=spec.role in ("logits", "probabilities"),
+            layout=spec.layout,
         )
         for i, spec in enumerate(specs)
     ]
@@ -191,7 +191,7 @@ def _as_references(outcome: Outcome, like: Sequence[Reference]) -> list[Referenc
     assert outcome.outputs is not None
     first = next(iter(outcome.outputs.values()))
     return [
-        Reference(r.name, r.shape, first[r.name].reshape(len(first[r.name]), -1), None, r.classes)
+        Reference(r.name, r.shape, first[r.name].reshape(len(first[r.name]), -1), None, r.classes, r.layout)
         for r in like
         if r.name in first
     ]
@@ -228,11 +228,11 @@ def compare(
                     )
                 )
                 continue
-            rows.append(measure(reference, _real(array, spec), batch, floor_db, label))
+            rows.append(measure(reference, _real(array, spec, reference.layout), batch, floor_db, label))
     return rows
 
 
-def _real(array: np.ndarray, spec: TensorSpec | None) -> np.ndarray:
+def _real(array: np.ndarray, spec: TensorSpec | None, layout: str) -> np.ndarray:
     """A stored output as real numbers, in the layout of PyTorch."""
     import numpy as np
 
@@ -241,7 +241,7 @@ def _real(array: np.ndarray, spec: TensorSpec | None) -> np.ndarray:
     if spec.quantization is not None:
         scale, zero = spec.quantization
         array = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)
-    if spec.layout == "NHWC" and array.ndim == 4:
+    if (spec.layout, layout) == ("NHWC", "NCHW") and array.ndim == 4:
         array = array.transpose(0, 3, 1, 2)
     return array.astype(np.float32) if array.dtype == np.float16 else array
 

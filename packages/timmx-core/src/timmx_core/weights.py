@@ -33,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelError(f"checkpoint {path} does not exist" if not path.exists()
                          else f"checkpoint {path} is not a file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     return clean_keys(_select(content, path))
 
 
@@ -47,7 +47,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise ModelError(f"cannot read {path} as safetensors: {first_line(error)}") from None
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, with `weights_only=True`.
+
+    :raises ModelError: unreadable or unsafe.
+    """
     import torch
 
     try:

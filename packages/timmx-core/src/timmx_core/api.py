@@ -1,0 +1,173 @@
+"""The Python API: what the command line does, with the same options, defaults and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx_core import options as option_data
+from timmx_core.backend import LoadedModel
+from timmx_core.errors import ArtifactError, RequestError, TimmxError, VerificationError
+from timmx_core.inspection import inspect_file
+from timmx_core.inspection import snippet as make_snippet
+from timmx_core.noise import Noise
+from timmx_core.plugins import PluginManager, get_manager
+from timmx_core.progress import Reporter, SilentReporter
+from timmx_core.results import ExportResult, Inspection, Verdict
+
+if TYPE_CHECKING:
+    import torch
+
+
+def export(
+    format: str,
+    model: str | torch.nn.Module,
+    *,
+    reporter: Reporter | None = None,
+    verbose: bool = False,
+    manager: PluginManager | None = None,
+    **options: Any,
+) -> ExportResult:
+    """Export a model to a verified file.
+
+    :param format: "onnx", ...; see `timmx plugins list`.
+    :param model: a timm name, `hf-hub:org/name`, `local-dir:path`, or a module of your own, which
+        is not changed and needs `input_size=(C, H, W)`.
+    :param verbose: let the converters' output through to stderr.
+    :param options: those of `timmx <format> --help`, with underscores.
+    :raises TimmxError: of the kind that fits; then no file is left behind.
+    """
+    from timmx_core.lifecycle import run_export
+
+    manager = manager or get_manager()
+    backend = manager.backend(format)
+    request = option_data.make_request(backend, model, options)
+    with quiet(verbose):
+        return run_export(
+            backend, request, manager=manager, reporter=reporter or SilentReporter()
+        )
+
+
+@contextmanager
+def quiet(verbose: bool) -> Iterator[Noise]:
+    """Converters' noise in a log, which is kept where something of theirs goes wrong.
+
+    The error's `log_path` and `log_tail` lead to it.
+    """
+    with Noise(verbose=verbose) as noise:
+        try:
+            yield noise
+        except (RequestError, ArtifactError):
+            raise
+        except TimmxError as error:
+            error.log_tail = noise.tail()
+            error.log_path = noise.keep(cause_of(error))
+            raise
+
+
+def cause_of(error: BaseException) -> str:
+    """The traceback behind an error that explains another library's; empty without one."""
+    import traceback
+
+    if error.__cause__ is None:
+        return ""
+    return "".join(traceback.format_exception(error.__cause__))
+
+
+def verify(
+    path: str | Path,
+    *,
+    probe_data: str | Path | None = None,
+    model: str | torch.nn.Module | None = None,
+    checkpoint: str | Path | None = None,
+    timeout: float = 900,
+    run_options: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    verbose: bool = False,
+    manager: PluginManager | None = None,
+) -> Verdict:
+    """Check a file as it is now against the references in its manifest.
+
+    Needs neither torch nor the weights, only the format's runtime.
+
+    :param probe_data: a folder of images to verify with as well; needs `model`.
+    :raises ArtifactError: the file cannot be read.
+    """
+    from timmx_core.reverification import verify_file
+
+    manager = manager or get_manager()
+    if probe_data is not None and model is None:
+        raise RequestError(
+            "images of your own need PyTorch's answer to them",
+            "name the model with --model (and --checkpoint), or leave --probe-data out",
+        )
+    if probe_data is None and (model is not None or checkpoint is not None):
+        raise RequestError("--model and --checkpoint go with --probe-data")
+    with quiet(verbose):
+        return verify_file(
+            Path(path),
+            manager,
+            reporter or SilentReporter(),
+            probe_data=None if probe_data is None else Path(probe_data),
+            model=model,
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            timeout=timeout,
+            given=run_options or {},
+        )
+
+
+def inspect(path: str | Path, *, manager: PluginManager | None = None) -> Inspection:
+    """What a file says of itself, and what the record beside it adds.
+
+    :raises ArtifactError: it cannot be read, or is not timmx's.
+    """
+    manager = manager or get_manager()
+    return inspect_file(Path(path), manager.backends.values())
+
+
+def snippet(inspection: Inspection, *, manager: PluginManager | None = None) -> str:
+    """Python source that preprocesses an image and runs the file.
+
+    :raises PluginError: the file's format is not installed.
+    """
+    manager = manager or get_manager()
+    return make_snippet(inspection, manager.backend(inspection.format))
+
+
+def load_model(
+    model: str | torch.nn.Module, *, verbose: bool = False, **options: Any
+) -> LoadedModel:
+    """The model as a format would be given it: in eval mode, folded, wrapped in its input contract.
+
+    :param options: the shared options of every format, with underscores.
+    :raises ModelError: unknown, or its weights cannot be had.
+    """
+    from timmx_core.lifecycle import check_model, resolve_source
+    from timmx_core.loading import PLAIN
+    from timmx_core.subject import load, make_subject
+
+    request = option_data.make_request(PLAIN, model, options)
+    request = resolve_source(request, get_manager())
+    check_model(request)
+    with quiet(verbose):
+        from timmx_core.labels import read_labels
+
+        subject = make_subject(request, PLAIN.build_options(request))
+        return load(subject, request, PLAIN, read_labels(request.shared["labels"]))
+
+
+def describe_model(model: str, **options: Any) -> dict[str, Any]:
+    """Parameters, input contract, classes and weights of a model, without building its weights.
+
+    :raises ModelError: unknown.
+    """
+    from timmx_core.description import describe
+
+    return describe(model, options)
+
+
+def exit_code(verdict: Verdict) -> int:
+    """0 unless the file is wrong or nothing could be concluded."""
+    return VerificationError.exit_code if verdict.status in ("failed", "inconclusive") else 0

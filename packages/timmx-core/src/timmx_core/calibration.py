@@ -1,0 +1,166 @@
+"""Images to calibrate a quantizer with, in the form of the file's input.
+
+Images and uint8 arrays are pixels and go through the model's own evaluation transform. Float
+arrays are taken as normalised already, and the user has to say so. Noise is used only where it
+was asked for, and the manifest says so then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx_core import probes
+from timmx_core.backend import TensorSpec
+from timmx_core.errors import ModelError, RequestError
+from timmx_core.inputs import pixels_to_input
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from timmx_core.model import BuiltModel, Preprocessing
+
+BATCH = 8
+RANDOM_SEED = 1  # not the probes' own: a quantizer must not be fitted to its test
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`pixels` (N, H, W, C) uint8, or `floats` (N, C, H, W) that are normalised already."""
+
+    report: Mapping[str, Any]
+    pixels: np.ndarray | None = None
+    floats: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, shared: Mapping[str, Any], built: BuiltModel) -> Calibration:
+        """What the request names.
+
+        :raises RequestError: nothing there, of another shape, or floats that nobody vouched for.
+        :raises ModelError: an array file that wants to run code, or is broken.
+        """
+        count = shared["calibration_samples"]
+        chans, height, width = built.preprocessing.input_size
+        if shared["random_calibration"]:
+            recipe = probes.Recipe(height, width, chans, count, RANDOM_SEED)
+            return cls.from_pixels(probes.make(recipe), "random")
+        path = Path(shared["calibration_data"])
+        if path.is_dir():
+            return cls.from_pixels(_images(path, built.preprocessing, count), "images")
+        array = _read_array(path)[:count]
+        return cls._from_array(array, shared["calibration_preprocessed"], built.preprocessing)
+
+    @classmethod
+    def from_pixels(cls, pixels: np.ndarray, kind: str) -> Calibration:
+        """From uint8 (N, H, W, C)."""
+        return cls(_report(pixels, kind), pixels=pixels)
+
+    @classmethod
+    def _from_array(
+        cls, array: np.ndarray, preprocessed: bool, preprocessing: Preprocessing
+    ) -> Calibration:
+        import numpy as np
+
+        chans, height, width = preprocessing.input_size
+        if array.dtype == np.uint8:
+            if preprocessed:
+                raise RequestError("--calibration-preprocessed is about floats, and these are uint8")
+            if array.ndim == 4 and array.shape[1] == chans and array.shape[3] != chans:
+                array = array.transpose(0, 2, 3, 1)
+            _check_shape(array, (height, width, chans), "N, H, W, C")
+            return cls.from_pixels(np.ascontiguousarray(array), "uint8 array")
+        if not np.issubdtype(array.dtype, np.floating):
+            raise RequestError(f"calibration arrays are uint8 or float, not {array.dtype}")
+        if not preprocessed:
+            raise RequestError(
+                "a float calibration array must be normalised as the model wants it",
+                "say so with --calibration-preprocessed, or give images or uint8 pixels",
+            )
+        _check_shape(array, (chans, height, width), "N, C, H, W")
+        if not np.isfinite(array).all():
+            raise RequestError("the calibration array holds NaN or infinite values")
+        floats = np.ascontiguousarray(array, np.float32)
+        return cls(_report(floats, "float array"), floats=floats)
+
+    def batches(self, spec: TensorSpec) -> Iterator[Mapping[str, np.ndarray]]:
+        """Batches in the form of an image port.
+
+        :raises RequestError: floats that are normalised, for a file that normalises by itself.
+        """
+        whole = self.pixels if self.pixels is not None else self.floats
+        assert whole is not None
+        if self.floats is not None and not spec.mean:
+            raise RequestError(
+                "normalised calibration floats do not fit a file that normalises by itself",
+                "give images or uint8 pixels",
+            )
+        for start in range(0, len(whole), BATCH):
+            part = whole[start : start + BATCH]
+            if self.pixels is not None:
+                yield {spec.name: pixels_to_input(part, spec)}
+            else:
+                yield {spec.name: part if spec.layout == "NCHW" else part.transpose(0, 2, 3, 1)}
+
+
+def _report(array: np.ndarray, kind: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "samples": len(array),
+        "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
+    }
+
+
+def _images(folder: Path, preprocessing: Preprocessing, count: int) -> np.ndarray:
+    from timmx_core.subject import eval_crop
+
+    chans, height, width = preprocessing.input_size
+    crop = eval_crop(preprocessing)
+    return probes.read_images(folder, height, width, chans, most=count, crop=crop)
+
+
+def _check_shape(array: np.ndarray, wanted: tuple[int, ...], layout: str) -> None:
+    if array.ndim != 4 or array.shape[1:] != wanted or len(array) == 0:
+        raise RequestError(
+            f"the calibration array has shape {array.shape}, and the model wants ({layout}) with "
+            f"{', '.join(map(str, wanted))}"
+        )
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """An array from .npy, .npz (its first) or .pt, without running anything of the file."""
+    import numpy as np
+
+    if not path.is_file():
+        raise RequestError(f"calibration data {path} does not exist")
+    if path.suffix in (".pt", ".pth"):
+        return _read_tensor(path)
+    if path.suffix not in (".npy", ".npz"):
+        raise RequestError(f"calibration data is a folder, .npy, .npz or .pt, not {path.name}")
+    try:
+        loaded: Any = np.load(path, allow_pickle=False)
+        if path.suffix == ".npy":
+            return np.asarray(loaded)
+        with loaded:
+            names = list(loaded)
+            if not names:
+                raise RequestError(f"{path} holds no array")
+            return np.asarray(loaded[names[0]])
+    except (ValueError, OSError, EOFError, KeyError, MemoryError) as error:
+        if "pickle" in str(error):
+            raise ModelError(f"refused {path}: it holds pickled objects, which can run code") from None
+        raise ModelError(f"cannot read {path}: {error}") from None
+
+
+def _read_tensor(path: Path) -> np.ndarray:
+    import torch
+
+    from timmx_core.weights import read_torch
+
+    content = read_torch(path)
+    if not isinstance(content, torch.Tensor):
+        raise RequestError(f"{path} holds no tensor", "save one tensor with torch.save")
+    result: np.ndarray = content.detach().cpu().numpy()
+    return result

@@ -1,0 +1,146 @@
+"""What a file says of itself, read without its converter and without running anything of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from timmx_core import manifest as manifests
+from timmx_core.backend import Backend
+from timmx_core.errors import ArtifactError
+from timmx_core.publishing import record_path, sha256
+from timmx_core.results import Inspection
+
+MOST_MEMBERS = 10_000
+
+
+def inspect_file(path: Path, backends: Iterable[Backend]) -> Inspection:
+    """Read the manifest inside and the record beside.
+
+    :raises ArtifactError: missing, broken, or made by something else.
+    """
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist")
+    record = read_record(path)
+    found = _embedded(path, backends)
+    if found is not None:
+        backend, manifest = found
+        if manifest["format"] != backend.name:
+            raise ArtifactError(
+                f"{path} is a file of {backend.name} whose manifest says {manifest['format']}"
+            )
+    elif record is not None:
+        manifest = record["manifest"]
+    else:
+        raise ArtifactError(
+            f"{path} holds no timmx manifest",
+            "it was not made by timmx, or its plugin is not installed: timmx plugins list",
+        )
+    intact, problems = _compare_with_record(path, manifest, record)
+    return Inspection(
+        path=path,
+        format=manifest["format"],
+        embedded=found is not None,
+        manifest=manifest,
+        record=record,
+        intact=intact,
+        problems=tuple(problems),
+    )
+
+
+def _embedded(path: Path, backends: Iterable[Backend]) -> tuple[Backend, dict[str, Any]] | None:
+    """The first format that finds a manifest; those that know the suffix are asked first."""
+    ordered = sorted(backends, key=lambda b: path.suffix not in b.suffixes)
+    broken: ArtifactError | None = None
+    for backend in ordered:
+        try:
+            data = backend.read(path)
+        except ArtifactError as error:
+            if path.suffix in backend.suffixes:
+                broken = broken or error
+            continue
+        except (OSError, ValueError, KeyError, IndexError, EOFError, OverflowError) as error:
+            broken = broken or ArtifactError(f"{path} cannot be read as {backend.name}: {error}")
+            continue
+        if data is not None:
+            return backend, manifests.parse(data)
+    if broken is not None:
+        raise broken
+    return None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record beside a file; None where there is none.
+
+    :raises ArtifactError: it is there and broken.
+    """
+    beside = record_path(path)
+    try:
+        with beside.open("rb") as file:
+            data = file.read(manifests.MOST_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ArtifactError(f"cannot read the record {beside}: {error.strerror}") from None
+    return manifests.parse(data, "record")
+
+
+def _compare_with_record(
+    path: Path, manifest: Mapping[str, Any], record: Mapping[str, Any] | None
+) -> tuple[bool | None, list[str]]:
+    if record is None:
+        return None, []
+    problems = []
+    if len(record["members"]) > MOST_MEMBERS:
+        raise ArtifactError(f"the record lists more than {MOST_MEMBERS} files")
+    folder = path.parent.resolve()
+    for name, digest in record["members"].items():
+        member = path.parent / name
+        # A record from elsewhere must not make us read files elsewhere.
+        if Path(name).is_absolute() or not member.resolve().is_relative_to(folder):
+            raise ArtifactError(f"the record names a file outside its folder: {name[:80]}")
+        if not member.is_file():
+            problems.append(f"{name} is missing")
+        elif sha256(member) != digest:
+            problems.append(f"{name} is not the file that was verified")
+    if _canonical(record["manifest"]) != _canonical(manifest):
+        problems.append("the manifest in the file is not the one that was verified")
+    return not problems, problems
+
+
+def _canonical(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, sort_keys=True)
+
+
+def verdict_of(inspection: Inspection) -> str:
+    """The recorded verdict as a person reads it; "unknown" without a record that fits."""
+    if inspection.record is None or not inspection.intact:
+        return "unknown"
+    verdict = inspection.record["verdict"]
+    if verdict["status"] == "verified" and verdict.get("kind") == "reference":
+        return "verified (reference interpreter)"
+    return str(verdict["status"])
+
+
+def snippet(inspection: Inspection, backend: Backend) -> str:
+    """A few lines of Python that preprocess an image and run the file.
+
+    :raises ArtifactError: the format has no runtime in Python, or the input is no image.
+    """
+    body = backend.snippet(inspection.manifest)
+    if body is None:
+        raise ArtifactError(f"{backend.name} files do not run from Python")
+    from timmx_core.snippets import preprocessing_lines, result_lines
+
+    return "\n".join(
+        [
+            *preprocessing_lines(inspection),
+            "",
+            body.strip(),
+            "",
+            *result_lines(inspection),
+            "",
+        ]
+    )

@@ -1,0 +1,368 @@
+"""One export, from request to file, top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx_core import manifest as manifests
+from timmx_core import model as models
+from timmx_core import options, publishing
+from timmx_core.backend import Artifact, Backend, Context, ExportRequest, LoadedModel
+from timmx_core.errors import ExportError, TimmxError, VerificationError
+from timmx_core.labels import IMAGENET, check_count, read_labels
+from timmx_core.progress import Reporter, Stopwatch
+from timmx_core.results import ExportResult, Verdict
+from timmx_core.staging import Staging, output_error
+from timmx_core.target import target_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from timmx_core.plugins import PluginManager
+    from timmx_core.subject import Subject
+    from timmx_core.worker import Worker
+
+BUILD, CONVERT, VERIFY, PUBLISH = "build", "convert", "verify", "publish"
+
+
+def run_export(
+    backend: Backend, request: ExportRequest, *, manager: PluginManager, reporter: Reporter
+) -> ExportResult:
+    """Export, verify, put in place, tell the observers.
+
+    :raises TimmxError: of the kind that fits; nothing is left behind then.
+    """
+    target = target_of(backend, request)
+    backend.check_export(request)
+    request = resolve_source(request, manager)
+    check_model(request)
+    with Staging(target.parent) as staging, _early_worker(backend, request) as worker:
+        export = _Export(backend, request, manager, Stopwatch(reporter), staging, target)
+        try:
+            result = export.run(worker)
+        except OSError as error:
+            raise output_error(error, target) from error
+    for warning in manager.export_finished(request, result):
+        reporter.note(warning)
+    return result
+
+
+def resolve_source(request: ExportRequest, manager: PluginManager) -> ExportRequest:
+    """Let plugins turn a model name of their own scheme into a local path."""
+    if not isinstance(request.model, str) or ":" not in request.model:
+        return request
+    path = manager.model_source(request.model)
+    if path is None:
+        return request
+    if path.is_dir():
+        shared = dict(request.shared) | {"pretrained": True}
+        return replace(request, model=f"local-dir:{path}", shared=shared)
+    architecture = request.model.partition(":")[2].rpartition("/")[2]
+    shared = dict(request.shared) | {"checkpoint": str(path)}
+    return replace(request, model=architecture, shared=shared)
+
+
+def check_model(request: ExportRequest) -> None:
+    """All that can be found wrong with model, weights and labels before torch loads."""
+    if isinstance(request.model, str):
+        models.check_name(request.model, request.shared["model_kwarg"])
+        models.check_weights(request.model, request.shared)
+    if request.shared["labels"] != IMAGENET:
+        read_labels(request.shared["labels"])
+
+
+def _early_worker(
+    backend: Backend, request: ExportRequest
+) -> AbstractContextManager[Worker | None]:
+    """The verification's process, started now so that its imports overlap with the export."""
+    from timmx_core.worker import Worker
+
+    if not request.shared["verify"]:
+        return contextlib.nullcontext()
+    try:
+        backend.check_run()
+    except TimmxError:
+        return contextlib.nullcontext()  # it could not run the file; the verdict will say why
+    return Worker(backend)
+
+
+class _Export:
+    """The slow part: everything between an empty staging folder and a file in place."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        request: ExportRequest,
+        manager: PluginManager,
+        watch: Stopwatch,
+        staging: Staging,
+        target: Path,
+    ) -> None:
+        self.backend = backend
+        self.request = request
+        self.manager = manager
+        self.watch = watch
+        self.staging = staging
+        self.target = target
+        self.notes: list[str] = []
+
+    def run(self, worker: Worker | None) -> ExportResult:
+        with self.watch.stage(BUILD):
+            subject, loaded = self._build()
+        with self.watch.stage(CONVERT):
+            context = _ExportContext(self, subject, loaded)
+            artifact = self._convert(loaded, context)
+            manifest = self._manifest(subject, loaded, artifact, context)
+            self._embed(artifact, manifest)
+        with self.watch.stage(VERIFY):
+            verdict = self._verify(subject, artifact, worker)
+        with self.watch.stage(PUBLISH):
+            return self._finish(artifact, manifest, verdict)
+
+    def _build(self) -> tuple[Subject, LoadedModel]:
+        from timmx_core.subject import load, make_subject
+
+        request = self.request
+        subject = make_subject(request, self.backend.build_options(request))
+        labels = read_labels(request.shared["labels"])
+        check_count(labels, subject.built.num_classes)
+        for note in subject.built.notes:
+            self._note(note)
+        if subject.built.weights["origin"] == "random":
+            self._note("the weights are random (no --pretrained, no --checkpoint)")
+        return subject, load(subject, request, self.backend, labels)
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.watch.reporter.note(text)
+
+    def _convert(self, loaded: LoadedModel, context: _ExportContext) -> Artifact:
+        try:
+            artifact = self.backend.export(loaded, self.request, context)
+        except (TimmxError, OSError):
+            raise
+        except Exception as error:
+            raise ExportError(
+                f"{self.backend.name} could not convert the model: "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
+        _check_artifact(artifact, self.staging.path)
+        for note in artifact.notes:
+            self._note(note)
+        return artifact
+
+    def _manifest(
+        self, subject: Subject, loaded: LoadedModel, artifact: Artifact, context: _ExportContext
+    ) -> dict[str, Any]:
+        distributions = {"timmx-core", "timm", "torch", *requirement_names(self.backend)}
+        row = self.manager.row_of(self.backend.name)
+        if row is not None and row.distribution:
+            distributions.add(row.distribution)
+        return manifests.build(
+            self.request,
+            subject.built,
+            artifact,
+            subject.own,
+            subject.recipe,
+            subject.digest,
+            loaded.labels,
+            manifests.versions_of(distributions),
+            context.calibration_report,
+        )
+
+    def _embed(self, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
+        try:
+            self.backend.embed(artifact, manifests.dump(manifest))
+        except (TimmxError, OSError):
+            raise
+        except Exception as error:
+            raise ExportError(
+                f"{self.backend.name} could not embed the manifest: {_first_line(error)}"
+            ) from error
+
+    def _verify(self, subject: Subject, artifact: Artifact, worker: Worker | None) -> Verdict:
+        from timmx_core.verification import verify_artifact
+
+        shared = self.request.shared
+        if not shared["verify"]:
+            return Verdict("not verified", "--no-verify")
+        own = options.run_options(
+            self.backend,
+            {
+                o.name: self.request.options[o.name]
+                for o in self.backend.options
+                if o.phase == "run"
+            },
+        )
+        return verify_artifact(
+            self.backend,
+            artifact,
+            subject.references,
+            subject.pixels,
+            self.request.precision.floor_db,
+            options=own,
+            backend_of=self.manager.backend,
+            scratch=self.staging.path / "verification",
+            timeout=shared["verify_timeout"],
+            worker=worker,
+        )
+
+    def _finish(
+        self, artifact: Artifact, manifest: Mapping[str, Any], verdict: Verdict
+    ) -> ExportResult:
+        members = publishing.member_digests(artifact.primary, artifact.companions)
+        members = _renamed(members, artifact.primary.name, self.target.name)
+        record = manifests.make_record(manifest, verdict, members)
+        record_file = self.staging.path / "record.json"
+        record_file.write_bytes(manifests.dump(record))
+        self._refuse_bad(artifact, verdict, record_file)
+        size = publishing.size_of((artifact.primary, *artifact.companions))
+        old = _old_members(self.target)
+        companions = publishing.publish(
+            artifact.primary,
+            artifact.companions,
+            record_file,
+            self.target,
+            overwrite=self.request.shared["overwrite"],
+        )
+        self.staging.published = True
+        publishing.remove_stale(self.target, old, members)
+        return ExportResult(
+            path=self.target,
+            verdict=verdict,
+            manifest=manifest,
+            record=record,
+            size=size,
+            companions=companions,
+            notes=tuple(self.notes),
+            seconds=self.watch.seconds,
+        )
+
+    def _refuse_bad(self, artifact: Artifact, verdict: Verdict, record_file: Path) -> None:
+        """Raise unless this verdict is to be published.
+
+        :raises VerificationError: it is not; `--keep-failed` has the file then.
+        """
+        shared = self.request.shared
+        accepted = {"verified", "not verified", "not verifiable here"}
+        if shared["accept_inconclusive"]:
+            accepted.add("inconclusive")
+        if shared["require_verified"]:
+            accepted = {"verified"}
+        if verdict.status in accepted:
+            return
+        kept = None
+        if shared["keep_failed"]:
+            folder = Path(shared["keep_failed"])
+            kept = publishing.keep(artifact.primary, artifact.companions, record_file, folder)
+        raise VerificationError(
+            f"{verdict.status}: {verdict.reason}",
+            f"kept for inspection: {kept}" if kept else _advice(verdict),
+        )
+
+
+def requirement_names(backend: Backend) -> set[str]:
+    """The distributions that a format imports, without their versions."""
+    from packaging.requirements import Requirement
+
+    return {Requirement(text).name for text in backend.requires}
+
+
+def _advice(verdict: Verdict) -> str:
+    if verdict.status == "inconclusive":
+        return "verify with real weights (--pretrained) or images (--probe-data DIR), or publish " \
+            "it all the same with --accept-inconclusive"
+    if verdict.status == "not verifiable here":
+        return "leave --require-verified out, and run `timmx verify` where the runtime is"
+    return "nothing was written; --keep-failed DIR keeps the file for inspection"
+
+
+def _first_line(error: BaseException) -> str:
+    from timmx_core.weights import first_line
+
+    return first_line(error, 300)
+
+
+def _check_artifact(artifact: Artifact, staging: Path) -> None:
+    """The contract's word on files: they exist, and lie in staging."""
+    for path in (artifact.primary, *artifact.companions):
+        if not path.exists() or not path.resolve().is_relative_to(staging.resolve()):
+            raise ExportError(f"the plugin did not leave {path.name} in its staging folder")
+
+
+def _renamed(members: Mapping[str, str], staged: str, final: str) -> dict[str, str]:
+    """Members by the names that they have once published."""
+    return {
+        final + name.removeprefix(staged) if name.split("/")[0] == staged else name: digest
+        for name, digest in members.items()
+    }
+
+
+def _old_members(target: Path) -> list[str]:
+    """What the record of an earlier file lists; nothing where there is no readable record."""
+    record = publishing.record_path(target)
+    try:
+        return list(manifests.parse(record.read_bytes(), "record")["members"])
+    except (OSError, TimmxError):
+        return []
+
+
+class _ExportContext(Context):
+    """What core does for one backend during one export."""
+
+    def __init__(self, export: _Export, subject: Subject, loaded: LoadedModel) -> None:
+        self.staging = export.staging.path
+        self.primary = export.staging.path / export.target.name
+        self.calibration_report: Mapping[str, Any] | None = None
+        self._export = export
+        self._subject = subject
+        self._loaded = loaded
+        self._derived = 0
+
+    def calibration(self) -> Iterator[Mapping[str, np.ndarray]]:
+        from timmx_core.calibration import Calibration
+
+        calibration = Calibration.of(self._export.request.shared, self._subject.built)
+        self.calibration_report = calibration.report
+        return calibration.batches(self._loaded.inputs[0])
+
+    @contextlib.contextmanager
+    def stage(self, label: str) -> Iterator[None]:
+        with self._export.watch.stage(label):
+            yield
+
+    def derive(self, format: str, precision: str, **given: Any) -> Artifact:
+        from timmx_core.subject import load
+
+        backend = self._export.manager.backend(format)
+        request = self._request_for(backend, precision, given)
+        backend.check_export(request)
+        self._derived += 1
+        folder = self.staging / f"derived{self._derived}"
+        folder.mkdir()
+        loaded = load(self._subject, request, backend, self._loaded.labels)
+        context = _ExportContext(self._export, self._subject, loaded)
+        context.staging = folder
+        context.primary = folder / (self.primary.stem + backend.suffixes[0])
+        artifact = backend.export(loaded, request, context)
+        _check_artifact(artifact, folder)
+        return artifact
+
+    def _request_for(
+        self, backend: Backend, precision: str, given: Mapping[str, Any]
+    ) -> ExportRequest:
+        """The same request to another format, with that one's own options."""
+        known = {option.name for option in options.options_of(backend)}
+        shared = {n: v for n, v in self._export.request.shared.items() if n in known}
+        request = options.make_request(
+            backend, self._export.request.model, shared | {"precision": precision} | given
+        )
+        return replace(request, batch=self._export.request.batch)
+
+
+__all__ = ["check_model", "resolve_source", "run_export"]

@@ -1,0 +1,190 @@
+"""`timmx verify FILE`: later, elsewhere, without torch and without the weights."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx_core import manifest as manifests
+from timmx_core import options as option_data
+from timmx_core import probes
+from timmx_core.backend import Artifact, Backend, Precision
+from timmx_core.errors import ArtifactError, CannotRunHere, RequestError
+from timmx_core.inspection import inspect_file, read_record
+from timmx_core.measure import Reference
+from timmx_core.progress import Reporter, Stopwatch
+from timmx_core.results import Verdict
+from timmx_core.verification import check_ports, verify_artifact
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from timmx_core.plugins import PluginManager
+
+
+def verify_file(
+    path: Path,
+    manager: PluginManager,
+    reporter: Reporter,
+    *,
+    probe_data: Path | None,
+    model: str | torch.nn.Module | None,
+    checkpoint: str | None,
+    timeout: float,
+    given: Mapping[str, Any],
+) -> Verdict:
+    """Make the probes again, run the file, compare with the references it carries.
+
+    :raises ArtifactError: the file or its manifest cannot be read.
+    """
+    watch = Stopwatch(reporter)
+    with watch.stage("read"):
+        unmarked = _without_manifest(path, manager)
+        if unmarked is not None:
+            return unmarked
+        inspection = inspect_file(path, manager.backends.values())
+        backend = manager.backend(inspection.format)
+        options = option_data.run_options(backend, given)
+        manifest = inspection.manifest
+        trouble = _disagreement(manifest)
+        if trouble:
+            return Verdict("failed", trouble)
+        if inspection.intact is False:
+            return Verdict("failed", inspection.problems[0])
+        pixels, references = _probes(manifest)
+        if probes.digest(pixels) != manifest["probes"]["sha256"]:
+            return Verdict(
+                "inconclusive", "the probes could not be made again pixel for pixel on this machine"
+            )
+        if probe_data is not None:
+            pixels, references = _with_images(manifest, backend, model, checkpoint, probe_data)
+    with watch.stage("verify"):
+        try:
+            backend.check_run()
+        except CannotRunHere as error:
+            return Verdict("not verifiable here", error.message)
+        with tempfile.TemporaryDirectory(prefix="timmx-verify-") as scratch:
+            return verify_artifact(
+                backend,
+                _artifact(path, manifest),
+                references,
+                pixels,
+                _precision(backend, manifest).floor_db,
+                options=options,
+                backend_of=manager.backend,
+                scratch=Path(scratch) / "jobs",
+                timeout=timeout,
+            )
+
+
+def _without_manifest(path: Path, manager: PluginManager) -> Verdict | None:
+    """Inconclusive for a file of a known format that says nothing of itself."""
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist")
+    known = any(path.suffix in b.suffixes for b in manager.backends.values())
+    if not known or read_record(path) is not None:
+        return None
+    for backend in manager.backends.values():
+        if path.suffix in backend.suffixes and backend.read(path) is not None:
+            return None
+    return Verdict("inconclusive", "the file carries no timmx manifest: nothing to compare with")
+
+
+def _disagreement(manifest: Mapping[str, Any]) -> str:
+    """Where the parts of a manifest contradict each other; empty where they do not."""
+    port = check_ports([manifests.spec_from_json(s) for s in manifest["inputs"]])
+    pre, made = manifest["preprocessing"], manifest["probes"]
+    shape = port.shape[1:] if port.layout == "NHWC" else (*port.shape[2:], port.shape[1])
+    for name, size in (("preprocessing", pre), ("probes", made)):
+        stated = (size["height"], size["width"], size["channels"])
+        if stated != tuple(shape):
+            return f"the manifest's {name} says {stated} (H, W, C), its input {tuple(shape)}"
+    labels = manifest.get("labels")
+    classes = manifest["model"].get("num_classes")
+    if labels and classes and len(labels) != classes:
+        return f"the manifest has {len(labels)} labels for {classes} classes"
+    if labels and manifest["options"].get("labels") == "imagenet-1k":
+        return _wrong_labels(labels)
+    return ""
+
+
+def _wrong_labels(labels: list[str]) -> str:
+    """Against the canonical list, where timm is here to have it."""
+    from importlib.util import find_spec
+
+    if find_spec("timm") is None:
+        return ""
+    from timmx_core.labels import imagenet_labels
+
+    if tuple(labels) != imagenet_labels():
+        return "the manifest's labels are not those of ImageNet-1k in their order"
+    return ""
+
+
+def _probes(manifest: Mapping[str, Any]) -> tuple[np.ndarray, list[Reference]]:
+    made = manifest["probes"]
+    if made["recipe"] != probes.RECIPE:
+        raise ArtifactError(
+            f"the file was verified with probes {made['recipe'][:40]!r}, which this timmx "
+            "cannot make", "pip install --upgrade timmx-core",
+        )
+    recipe = probes.Recipe(
+        made["height"], made["width"], made["channels"], made["count"], made["seed"]
+    )
+    if recipe.count * recipe.height * recipe.width * recipe.channels > probes.MOST_VALUES:
+        raise ArtifactError("the manifest asks for more probes than are reasonable")
+    references = [
+        manifests.reference_from_json(data, recipe.count) for data in manifest["reference"]
+    ]
+    return probes.make(recipe), references
+
+
+def _artifact(path: Path, manifest: Mapping[str, Any]) -> Artifact:
+    return Artifact(
+        primary=path,
+        inputs=tuple(manifests.spec_from_json(s) for s in manifest["inputs"]),
+        outputs=tuple(manifests.spec_from_json(s) for s in manifest["outputs"]),
+    )
+
+
+def _precision(backend: Backend, manifest: Mapping[str, Any]) -> Precision:
+    """The plugin's own word on the floor, not the file's.
+
+    :raises ArtifactError: a precision that the installed plugin does not know.
+    """
+    name = manifest["precision"]["name"]
+    for precision in backend.precisions:
+        if precision.name == name:
+            return precision
+    raise ArtifactError(f"the manifest says precision {name[:40]!r}, unknown to {backend.name}")
+
+
+def _with_images(
+    manifest: Mapping[str, Any],
+    backend: Backend,
+    model: str | torch.nn.Module | None,
+    checkpoint: str | None,
+    folder: Path,
+) -> tuple[np.ndarray, list[Reference]]:
+    """The model built again, with the options of the manifest, answers the user's images."""
+    from timmx_core.subject import make_subject
+
+    assert model is not None
+    known = {o.name for o in option_data.options_of(backend)}
+    given = {n: v for n, v in manifest["options"].items() if n in known and n != "labels"}
+    given |= {"probe_data": str(folder), "checkpoint": checkpoint}
+    if checkpoint is None and isinstance(model, str):
+        given["pretrained"] = manifest["model"]["weights"]["origin"] == "pretrained"
+    request = option_data.make_request(backend, model, given)
+    subject = make_subject(replace(request, model=model), backend.build_options(request))
+    recorded = manifest["model"]["weights"].get("sha256")
+    if recorded and recorded != subject.built.weights["sha256"]:
+        raise RequestError(
+            "these are not the weights that the file was made from",
+            "give the same --model and --checkpoint",
+        )
+    return subject.pixels, subject.references

@@ -1,0 +1,190 @@
+"""The subject of one export: the untouched model, the probes, and what it gives for them.
+
+References are taken before the model is folded or wrapped, so that a fault in those steps cannot
+verify itself; after that the same module is folded in place, and no second copy is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx_core import inputs, probes, weights
+from timmx_core import model as models
+from timmx_core.backend import Backend, ExportRequest, LoadedModel
+from timmx_core.capture import Capturer, example_batch
+from timmx_core.errors import ExportError, RequestError
+from timmx_core.initialisation import make_informative
+from timmx_core.measure import Reference
+from timmx_core.verification import make_references
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass
+class Subject:
+    """`pixels` are the built-in probes, then the user's own images; references cover both."""
+
+    built: models.BuiltModel
+    recipe: probes.Recipe
+    pixels: np.ndarray  # uint8 (probes, H, W, C)
+    references: list[Reference]
+    digest: str  # of the built-in probes
+    folded: bool = False
+
+    @property
+    def own(self) -> list[Reference]:
+        """The references of the built-in probes alone, which the manifest keeps."""
+        count = self.recipe.count
+        return [
+            Reference(r.name, r.shape, r.values[:count], r.positions, r.classes, r.layout)
+            for r in self.references
+        ]
+
+
+def make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> Subject:
+    """Build the model, make the probes, take the references.
+
+    :raises ModelError: the model or its weights cannot be had.
+    :raises RequestError: it does not take what was asked.
+    """
+    shared = request.shared
+    built = models.build(request.model, shared, build_options)
+    _check_task(built, shared)
+    chans, height, width = built.preprocessing.input_size
+    recipe = probes.Recipe(height, width, chans)
+    pixels = probes.make(recipe)
+    digest = probes.digest(pixels)
+    device = _device(shared["device"])
+    built.module.to(device)
+    if built.weights["origin"] == "random":
+        images = inputs.reference_input(pixels, built.preprocessing).to(device)
+        make_informative(built.module, images, shared["seed"])
+    built.weights["sha256"] = weights.digest(built.module)
+    if shared["probe_data"]:
+        pixels = _with_images(pixels, Path(shared["probe_data"]), built)
+    references = _references(built, pixels, shared["softmax"], device)
+    # Converted on the CPU, so that the file is tied to no device.
+    built.module.to("cpu")
+    return Subject(built, recipe, pixels, references, digest)
+
+
+def load(
+    subject: Subject,
+    request: ExportRequest,
+    backend: Backend,
+    labels: tuple[str, ...] | None,
+) -> LoadedModel:
+    """The model folded, and wrapped in the input contract less what the format absorbs."""
+    import torch
+
+    built = subject.built
+    if not subject.folded:
+        _fold(built.module)
+        subject.folded = True
+    asked = inputs.asked_transforms(request.shared)
+    absorb = asked & backend.absorbs
+    inside = asked - absorb
+    # uint8 and normalize belong together: pixels are scaled where they are normalised.
+    spec = inputs.input_spec(built.preprocessing, request.batch, inside)
+    module = inputs.wrap(built.module, built.preprocessing, inside)
+    n = example_batch(request.batch)
+    shape = [n if index == 0 else d for index, d in enumerate(spec.shape)]
+    images = subject.pixels[[i % len(subject.pixels) for i in range(n)]]
+    example = torch.from_numpy(inputs.pixels_to_input(images, spec)).reshape(shape)  # type: ignore[arg-type]
+    shapes = [(1, *reference.shape) for reference in subject.references]
+    outputs = inputs.output_specs(built, shapes, request.batch, "softmax" in inside)
+    return LoadedModel(
+        module=module,
+        example_inputs=(example,),
+        inputs=(spec,),
+        outputs=outputs,
+        labels=labels,
+        capture=Capturer(module, (example,), request.batch),
+        absorb=absorb,
+        mean=built.preprocessing.mean,
+        std=built.preprocessing.std,
+    )
+
+
+def _references(
+    built: models.BuiltModel, pixels: np.ndarray, softmax: bool, device: torch.device
+) -> list[Reference]:
+    size = "x".join(map(str, built.preprocessing.input_size))
+    try:
+        return make_references(built, pixels, softmax, device)
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+        if "out of memory" in str(error):
+            raise ExportError(
+                f"PyTorch ran out of memory running {built.name} at {size}"
+            ) from error
+        raise RequestError(
+            f"{built.name} cannot run on {size}: {weights.first_line(error)}",
+            "see its own size with: timmx info " + built.name,
+        ) from error
+
+
+def _check_task(built: models.BuiltModel, shared: Mapping[str, Any]) -> None:
+    if built.task == "classifier" and built.num_classes == 0:
+        if shared["softmax"] or shared["labels"]:
+            raise RequestError(f"{built.name} has no classifier: --softmax and --labels do not fit")
+        built.task = "embedding"
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(
+            f"PyTorch cannot use the device {name!r} here: {weights.first_line(error)}",
+            "see: timmx doctor",
+        ) from error
+    return device
+
+
+def _with_images(
+    pixels: np.ndarray, folder: Path, built: models.BuiltModel
+) -> np.ndarray:
+    import numpy as np
+
+    chans, height, width = built.preprocessing.input_size
+    crop = eval_crop(built.preprocessing)
+    return np.concatenate([pixels, probes.read_images(folder, height, width, chans, crop=crop)])
+
+
+def eval_crop(preprocessing: models.Preprocessing) -> Any:
+    """timm's evaluation transform without its last steps: a PIL image of the model's size."""
+    from timm.data import create_transform
+
+    transform = create_transform(
+        input_size=preprocessing.input_size,
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
+    from torchvision.transforms import Compose
+
+    keep = [t for t in transform.transforms if "Tensor" not in type(t).__name__
+            and type(t).__name__ != "Normalize"]
+    return Compose(keep)
+
+
+def _fold(module: torch.nn.Module) -> None:
+    """Reparameterise in place: branches of training become one convolution.
+
+    In eval mode, since folding a module in train mode is another computation.
+    """
+    import torch
+    from timm.utils import reparameterize_model
+
+    with torch.no_grad():
+        reparameterize_model(module, inplace=True)

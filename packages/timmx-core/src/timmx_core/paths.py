@@ -1,0 +1,26 @@
+"""Where timmx keeps what outlives a run: logs and caches."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """`$TIMMX_HOME`, or the platform's folder for a user's application data."""
+    chosen = os.environ.get("TIMMX_HOME")
+    if chosen:
+        return Path(chosen)
+    from platformdirs import user_data_path
+
+    return user_data_path("timmx", appauthor=False)
+
+
+def log_dir() -> Path:
+    """Logs of failed runs."""
+    return home() / "logs"
+
+
+def cache_dir() -> Path:
+    """What can be made again."""
+    return home() / "cache"

@@ -1,0 +1,156 @@
+"""The format `onnx`. Light to import: converter and runtime are imported by what needs them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timmx_core.backend import (
+    Artifact,
+    Backend,
+    Context,
+    ExportRequest,
+    LoadedModel,
+    Option,
+    Precision,
+    Runner,
+)
+from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, MissingDependency
+from timmx_onnx import metadata
+from timmx_onnx.opsets import DEFAULT, check_opset
+from timmx_onnx.wire import WireError
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxBackend(Backend):
+    """ONNX through torch.onnx, run by onnxruntime."""
+
+    name = "onnx"
+    help = "ONNX, for onnxruntime and many others."
+    suffixes = (".onnx",)
+    precisions = (Precision("fp32", "float32", "float32", floor_db=80.0),)
+    requires = ("onnx>=1.20", "onnxruntime>=1.24", "onnxscript>=0.7")
+    options = (
+        Option("opset", "int", "Version of the ONNX operators.", DEFAULT, minimum=1),
+        Option(
+            "external_data",
+            "str",
+            "Weights in a file of their own: auto is where the model has over 2 GB.",
+            "auto",
+            choices=("auto", "always", "never"),
+        ),
+        Option(
+            "provider",
+            "str",
+            "Execution provider that the file is verified with.",
+            (CPU,),
+            multiple=True,
+            phase="run",
+            metavar="NAME",
+        ),
+    )
+
+    def check_export(self, request: ExportRequest | None) -> None:
+        """See `Backend.check_export`."""
+        for module in ("onnx", "onnxscript"):
+            if importlib.util.find_spec(module) is None:
+                raise MissingDependency(f"{module} is not installed", "pip install timmx-onnx")
+        if request is not None:
+            check_opset(request.options["opset"])
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        """See `Backend.export`."""
+        from timmx_onnx import converter, storage
+
+        opset = request.options["opset"]
+        with context.stage("capture"):
+            program = model.capture()
+        with context.stage("convert to ONNX"):
+            graph = converter.convert(
+                program, [i.name for i in model.inputs], [o.name for o in model.outputs], opset
+            )
+            operators = converter.operators(graph)
+            ir_version = graph.ir_version
+            stored = storage.save(graph, context.primary, request.options["external_data"])
+            del graph, program
+        with context.stage("check the ONNX file"):
+            check_file(context.primary, opset)
+        return Artifact(
+            primary=context.primary,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            companions=(stored.data,) if stored.data else (),
+            report={
+                "opset": opset,
+                "ir_version": ir_version,
+                "nodes": sum(operators.values()),
+                "operators": operators,
+                "external_data": stored.data.name if stored.data else None,
+            },
+        )
+
+    def check_run(self) -> None:
+        """See `Backend.check_run`."""
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise CannotRunHere("onnxruntime is not installed", "pip install onnxruntime")
+
+    def preload(self) -> None:
+        """Import onnxruntime."""
+        self.check_run()
+        import onnxruntime  # noqa: F401
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        """See `Backend.open`."""
+        self.check_run()
+        from timmx_onnx.runner import OnnxRunner
+
+        return OnnxRunner(path, options.get("provider") or (CPU,))
+
+    def embed(self, artifact: Artifact, manifest: bytes) -> bool:
+        """Append the manifest as a `metadata_props` entry with the key "timmx"."""
+        metadata.append_manifest(artifact.primary, manifest)
+        return True
+
+    def read(self, path: Path) -> bytes | None:
+        """See `Backend.read`."""
+        if not path.is_file():
+            return None
+        try:
+            header = metadata.read_header(path)
+        except WireError as error:
+            if path.suffix in self.suffixes:
+                raise ArtifactError(f"{path.name} is not an ONNX file: {error}") from error
+            return None
+        if not header.has_graph and path.suffix in self.suffixes:
+            raise ArtifactError(f"{path.name} is not an ONNX file: it holds no graph")
+        return header.manifest if header.has_graph else None
+
+    def snippet(self, manifest: Mapping[str, Any]) -> str:
+        """See `Backend.snippet`."""
+        name = manifest["inputs"][0]["name"]
+        outputs = [output["name"] for output in manifest["outputs"]]
+        return (
+            "import onnxruntime\n"
+            f'session = onnxruntime.InferenceSession(path, providers=["{CPU}"])\n'
+            f"outputs = session.run({outputs!r}, {{{name!r}: x}})\n"
+        )
+
+
+def check_file(path: Path, opset: int) -> None:
+    """Check the written file: its opset, and the whole of onnx's rules with strict inference.
+
+    :raises ExportError: the file breaks them.
+    """
+    import onnx
+
+    written = metadata.read_header(path).opset
+    if written != opset:
+        raise ExportError(f"the file declares opset {written}, where {opset} was asked for")
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(f"onnx finds the file invalid: {reason}") from error

@@ -26,8 +26,8 @@ FAINT = 0.1
 def make_informative(model: torch.nn.Module, pixels: torch.Tensor, seed: int) -> None:
     """Give constant and vanishing parameters plausible values, then set batch-norm statistics.
 
-    Which parameters are touched follows from their values alone, not from names: one whose
-    elements are all equal, or nearly zero against its fan-in, carries no information.
+    Which parameters are touched follows from their values alone: one whose elements are all
+    equal, or nearly zero against its fan-in, carries no information.
 
     :param model: in eval mode; changed in place, and left in eval mode.
     :param pixels: normalised images (N, C, H, W), float32.
@@ -36,13 +36,15 @@ def make_informative(model: torch.nn.Module, pixels: torch.Tensor, seed: int) ->
 
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            _enliven(parameter, generator)
+        for name, parameter in model.named_parameters():
+            _enliven(parameter, "bias" in name.rpartition(".")[2], generator)
     if _norms_with_statistics(model):
         _set_statistics(model, pixels)
 
 
-def _enliven(parameter: torch.nn.Parameter, generator: torch.Generator) -> None:
+def _enliven(
+    parameter: torch.nn.Parameter, is_bias: bool, generator: torch.Generator
+) -> None:
     import torch
 
     if not parameter.is_floating_point() or parameter.numel() == 0:
@@ -58,7 +60,8 @@ def _enliven(parameter: torch.nn.Parameter, generator: torch.Generator) -> None:
             values.mul_(_uniform(values, generator))
         elif constant or float(values.std()) < FAINT * wanted:
             values.copy_(torch.randn(values.shape, generator=generator) * wanted)
-    elif constant and first == 0:
+    elif constant and (is_bias or first == 0):
+        # A bias of the order of one would drown what depends on the image.
         values.copy_(torch.randn(values.shape, generator=generator) * BIAS)
     elif constant:
         # A LayerScale of 1e-6 and a gain of 1 both become gains of the order of one.

@@ -1,0 +1,228 @@
+"""Plugins: each is loaded and called alone, so that none can take the others down.
+
+A plugin that fails to import, to register, or that was written for another version of the
+contract is a row that says why; everything else goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timmx_core.backend import Backend
+from timmx_core.discovery import Unreadable, candidates
+from timmx_core.errors import PluginError, TimmxError
+from timmx_core.plugin_loading import Plugin, PluginRow, call_hook, describe, load_plugin
+
+if TYPE_CHECKING:
+    from timmx_core.backend import ExportRequest
+    from timmx_core.results import ExportResult
+
+DISABLE_VARIABLE = "TIMMX_DISABLE_PLUGINS"
+
+log = logging.getLogger(__name__)
+
+
+class PluginManager:
+    """The plugins of one process and the formats that they bring."""
+
+    def __init__(self) -> None:
+        self._plugins: list[Plugin] = []
+
+    @classmethod
+    def discover(cls) -> PluginManager:
+        """Load every installed plugin that is not disabled."""
+        manager = cls()
+        disabled = _disabled()
+        for candidate in candidates():
+            if isinstance(candidate, Unreadable):
+                row = PluginRow(candidate.name, candidate.name, status="failed")
+                remedy = f"pip install --force-reinstall {candidate.name}"
+                manager._plugins.append(Plugin(replace(row, error=candidate.error, remedy=remedy)))
+                continue
+            row = PluginRow(
+                candidate.name, candidate.distribution, candidate.version, candidate.module
+            )
+            if disabled & {_canonical(row.name), _canonical(row.distribution)}:
+                row = replace(
+                    row,
+                    status="disabled",
+                    error=f"disabled by {DISABLE_VARIABLE}",
+                    remedy=f"remove {row.name} from {DISABLE_VARIABLE}",
+                )
+                manager._plugins.append(Plugin(row))
+                continue
+            manager._plugins.append(load_plugin(row, candidate.load))
+        return manager
+
+    def register(
+        self, plugin: object, name: str, *, distribution: str = "", version: str = ""
+    ) -> PluginRow:
+        """Add a module or object that implements hooks, as if it were installed.
+
+        :return: its row; a plugin that does not work is a row too, and raises nothing.
+        """
+        module = getattr(plugin, "__name__", type(plugin).__name__)
+        row = PluginRow(name, distribution, version, module)
+        self._plugins.append(load_plugin(row, lambda: plugin))
+        return next(row for row in reversed(self.rows) if row.name == name)
+
+    @property
+    def rows(self) -> list[PluginRow]:
+        """One row per plugin."""
+        owners = self._owners()
+        return [_with_clashes(plugin.row, owners) for plugin in self._plugins]
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """The formats that work, by name, in alphabetical order."""
+        owners = self._owners()
+        found = {
+            backend.name: backend
+            for plugin in self._plugins
+            for backend in plugin.backends
+            if len(owners[backend.name]) == 1
+        }
+        return dict(sorted(found.items()))
+
+    def backend(self, format: str) -> Backend:
+        """The format of that name.
+
+        :raises PluginError: no plugin brings it, two do, or the one that does is broken.
+        """
+        backends = self.backends
+        if format in backends:
+            return backends[format]
+        owners = self._owners().get(format, [])
+        if len(owners) > 1:
+            raise PluginError(_clash_text(format, owners), _clash_remedy(owners))
+        row = self.row_of(format)
+        if row is not None:
+            trouble = "does not work" if row.status != "disabled" else "is not loaded"
+            raise PluginError(f"plugin {row.name} ({row.label}) {trouble}: {row.error}", row.remedy)
+        near = difflib.get_close_matches(format, backends, n=3)
+        if near:
+            raise PluginError(f"no format {format!r}", f"did you mean {' or '.join(near)}?")
+        raise PluginError(
+            f"no installed plugin brings a format {format!r}", missing_format_hint(format)
+        )
+
+    def row_of(self, format: str) -> PluginRow | None:
+        """The plugin that brings this format; else the one of that name, whose formats are unknown.
+
+        Where two plugins bring it, the first of them.
+        """
+        rows = sorted(self.rows, key=lambda row: row.status != "ok")
+        for row in rows:
+            if format in row.formats:
+                return row
+        return next((row for row in rows if row.name == format and row.status != "ok"), None)
+
+    def model_source(self, name: str) -> Path | None:
+        """The local path that some plugin has for a model name of its own scheme.
+
+        A plugin that breaks is logged and passed over; what it says to the user is passed on.
+
+        :raises TimmxError: a plugin's own word on why that name cannot be had.
+        """
+        for plugin in self._plugins:
+            try:
+                found = call_hook(plugin, "timmx_model_source", name=name)
+                if found is not None:
+                    return Path(found)
+            except TimmxError:
+                raise
+            except Exception as error:
+                log.warning("plugin %s: %s", plugin.row.name, describe(error))
+        return None
+
+    def export_finished(self, request: ExportRequest, result: ExportResult) -> list[str]:
+        """Tell every observer.
+
+        :return: a line for each that raised.
+        """
+        warnings = []
+        for plugin in self._plugins:
+            try:
+                call_hook(plugin, "timmx_export_finished", request=request, result=result)
+            except Exception as error:
+                row = plugin.row
+                warnings.append(f"plugin {row.name} ({row.label}) failed: {describe(error)}")
+        return warnings
+
+    def _owners(self) -> dict[str, list[PluginRow]]:
+        owners: dict[str, list[PluginRow]] = {}
+        for plugin in self._plugins:
+            for backend in plugin.backends:
+                owners.setdefault(backend.name, []).append(plugin.row)
+        return owners
+
+
+def missing_format_hint(format: str) -> str:
+    """What to do about a word that no plugin knows; core knows no format by name."""
+    return f"if it is a published format: pip install timmx-{format}; installed: timmx plugins list"
+
+
+def _with_clashes(row: PluginRow, owners: Mapping[str, list[PluginRow]]) -> PluginRow:
+    clashing = [format for format in row.formats if len(owners.get(format, ())) > 1]
+    if row.status != "ok" or not clashing:
+        return row
+    rivals = [owner for format in clashing for owner in owners[format]]
+    text = "; ".join(_clash_text(format, owners[format]) for format in clashing)
+    return replace(row, status="clash", error=text, remedy=_clash_remedy(rivals))
+
+
+def _clash_text(format: str, owners: list[PluginRow]) -> str:
+    names = " and ".join(f"{row.name} ({row.label})" for row in owners)
+    return f"format {format!r} is brought by {len(owners)} plugins, {names}, and none is used"
+
+
+def _clash_remedy(owners: list[PluginRow]) -> str:
+    distributions = dict.fromkeys(row.distribution or row.name for row in owners)
+    choices = " or ".join(f"pip uninstall {name}" for name in distributions)
+    return f"keep one of them: {choices}"
+
+
+def _disabled() -> set[str]:
+    words = os.environ.get(DISABLE_VARIABLE, "").replace(",", " ").split()
+    return {_canonical(word) for word in words}
+
+
+def _canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+_lock = threading.Lock()
+_manager: PluginManager | None = None
+
+
+def get_manager() -> PluginManager:
+    """The plugins of this process, discovered on first use."""
+    global _manager
+    with _lock:
+        if _manager is None:
+            _manager = PluginManager.discover()
+        return _manager
+
+
+@contextlib.contextmanager
+def use_manager(manager: PluginManager) -> Iterator[PluginManager]:
+    """Let `get_manager` return this one, for tests and embedders."""
+    global _manager
+    with _lock:
+        before, _manager = _manager, manager
+    try:
+        yield manager
+    finally:
+        with _lock:
+            _manager = before
+
+
+__all__ = ["PluginManager", "PluginRow", "get_manager", "missing_format_hint", "use_manager"]

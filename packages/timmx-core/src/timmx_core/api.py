@@ -45,9 +45,7 @@ def export(
     backend = manager.backend(format)
     request = option_data.make_request(backend, model, options)
     with quiet(verbose):
-        return run_export(
-            backend, request, manager=manager, reporter=reporter or SilentReporter()
-        )
+        return run_export(backend, request, manager=manager, reporter=reporter or SilentReporter())
 
 
 @contextmanager

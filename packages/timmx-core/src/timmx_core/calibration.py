@@ -67,7 +67,9 @@ class Calibration:
         chans, height, width = preprocessing.input_size
         if array.dtype == np.uint8:
             if preprocessed:
-                raise RequestError("--calibration-preprocessed is about floats, and these are uint8")
+                raise RequestError(
+                    "--calibration-preprocessed is about floats, and these are uint8"
+                )
             if array.ndim == 4 and array.shape[1] == chans and array.shape[3] != chans:
                 array = array.transpose(0, 2, 3, 1)
             _check_shape(array, (height, width, chans), "N, H, W, C")
@@ -150,7 +152,9 @@ def _read_array(path: Path) -> np.ndarray:
             return np.asarray(loaded[names[0]])
     except (ValueError, OSError, EOFError, KeyError, MemoryError) as error:
         if "pickle" in str(error):
-            raise ModelError(f"refused {path}: it holds pickled objects, which can run code") from None
+            raise ModelError(
+                f"refused {path}: it holds pickled objects, which can run code"
+            ) from None
         raise ModelError(f"cannot read {path}: {error}") from None
 
 

@@ -34,7 +34,9 @@ class Capturer:
     ) -> torch.export.ExportedProgram:
         """See `backend.Capture`."""
         program = self._capture(self.module if module is None else module)
-        return program if decompositions is None else program.run_decompositions(dict(decompositions))
+        return (
+            program if decompositions is None else program.run_decompositions(dict(decompositions))
+        )
 
     def _capture(self, module: torch.nn.Module) -> torch.export.ExportedProgram:
         import torch
@@ -48,7 +50,7 @@ class Capturer:
                     return torch.export.export(
                         module, self.example_inputs, dynamic_shapes=self._shapes(), strict=strict
                     )
-            except Exception as error:  # torch.export raises whatever the model's code raises
+            except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
                 failures.append(error)
         raise self._explain(failures[0]) from failures[0]
 
@@ -65,7 +67,9 @@ class Capturer:
         text = str(error)
         where = module_in(text)
         place = f" in {where}" if where else ""
-        if self.batch[0] != self.batch[2] and ("specializ" in text or "Constraints violated" in text):
+        if self.batch[0] != self.batch[2] and (
+            "specializ" in text or "Constraints violated" in text
+        ):
             return ExportError(
                 f"torch.export: the model fixes its batch size{place}",
                 "export one batch size with --batch-size N",

@@ -42,9 +42,7 @@ def make_informative(model: torch.nn.Module, pixels: torch.Tensor, seed: int) ->
         _set_statistics(model, pixels)
 
 
-def _enliven(
-    parameter: torch.nn.Parameter, is_bias: bool, generator: torch.Generator
-) -> None:
+def _enliven(parameter: torch.nn.Parameter, is_bias: bool, generator: torch.Generator) -> None:
     import torch
 
     if not parameter.is_floating_point() or parameter.numel() == 0:

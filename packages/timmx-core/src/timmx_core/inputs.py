@@ -105,7 +105,11 @@ def output_specs(
     if built.task == "features":
         return tuple(
             TensorSpec(
-                f"features_{i}", (n, *shape[1:]), "float32", "features", _map_layout(built, i, shape)
+                f"features_{i}",
+                (n, *shape[1:]),
+                "float32",
+                "features",
+                _map_layout(built, i, shape),
             )
             for i, shape in enumerate(shapes)
         )

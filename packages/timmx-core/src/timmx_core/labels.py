@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from timmx_core.errors import ModelError, RequestError
 
@@ -40,9 +41,9 @@ def read_labels(source: str | None) -> tuple[str, ...] | None:
 
 def imagenet_labels() -> tuple[str, ...]:
     """The 1,000 classes of ImageNet-1k, in the order of timm's heads."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
-    info = ImageNetInfo()
+    info: Any = ImageNetInfo()
     return tuple(info.index_to_description(i) for i in range(info.num_classes()))
 
 

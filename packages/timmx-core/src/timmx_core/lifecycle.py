@@ -275,8 +275,10 @@ def requirement_names(backend: Backend) -> set[str]:
 
 def _advice(verdict: Verdict) -> str:
     if verdict.status == "inconclusive":
-        return "verify with real weights (--pretrained) or images (--probe-data DIR), or publish " \
+        return (
+            "verify with real weights (--pretrained) or images (--probe-data DIR), or publish "
             "it all the same with --accept-inconclusive"
+        )
     if verdict.status == "not verifiable here":
         return "leave --require-verified out, and run `timmx verify` where the runtime is"
     return "nothing was written; --keep-failed DIR keeps the file for inspection"
@@ -360,7 +362,7 @@ class _ExportContext(Context):
         known = {option.name for option in options.options_of(backend)}
         shared = {n: v for n, v in self._export.request.shared.items() if n in known}
         request = options.make_request(
-            backend, self._export.request.model, shared | {"precision": precision} | given
+            backend, self._export.request.model, {**shared, "precision": precision, **given}
         )
         return replace(request, batch=self._export.request.batch)
 

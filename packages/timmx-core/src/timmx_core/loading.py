@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timmx_core.backend import Artifact, Backend, Context, ExportRequest, LoadedModel, Precision, Runner
+from timmx_core.backend import (
+    Artifact,
+    Backend,
+    Context,
+    ExportRequest,
+    LoadedModel,
+    Precision,
+    Runner,
+)
 from timmx_core.errors import CannotRunHere, ExportError
 
 

@@ -154,8 +154,12 @@ def sampled(reference: Reference) -> Reference:
         return reference
     positions = np.unique(probes.positions(size, SAMPLES))
     return Reference(
-        reference.name, reference.shape, reference.values[:, positions], positions,
-        reference.classes, reference.layout,
+        reference.name,
+        reference.shape,
+        reference.values[:, positions],
+        positions,
+        reference.classes,
+        reference.layout,
     )
 
 
@@ -187,10 +191,18 @@ def reference_from_json(data: Mapping[str, Any], count: int) -> Reference:
     width = size if positions is None else len(positions)
     if len(values) != count * width:
         raise ArtifactError("the manifest's reference outputs do not have the size they state")
-    if positions is not None and len(positions) and not 0 <= positions.min() <= positions.max() < size:
+    if (
+        positions is not None
+        and len(positions)
+        and not 0 <= positions.min() <= positions.max() < size
+    ):
         raise ArtifactError("the manifest samples positions that its output does not have")
     return Reference(
-        data["name"], shape, values.reshape(count, width), positions, bool(data["classes"]),
+        data["name"],
+        shape,
+        values.reshape(count, width),
+        positions,
+        bool(data["classes"]),
         str(data.get("layout", "")),
     )
 

@@ -91,7 +91,8 @@ def check_name(name: str, model_kwarg: tuple[str, ...] = ()) -> None:
         folder = Path(name.removeprefix("local-dir:"))
         if not (folder / "config.json").is_file():
             raise ModelError(
-                f"{folder} holds no config.json" if folder.is_dir()
+                f"{folder} holds no config.json"
+                if folder.is_dir()
                 else f"folder {folder} does not exist",
                 "local-dir:PATH wants a folder with config.json and model.safetensors",
             )
@@ -149,9 +150,7 @@ def parse_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise RequestError(f"--model-kwarg wants KEY=VALUE, not {pair!r}")
         if key in RESERVED_KWARGS:
             option = RESERVED_KWARGS[key]
-            raise RequestError(
-                f"--model-kwarg cannot set {key}", f"use {option}" if option else ""
-            )
+            raise RequestError(f"--model-kwarg cannot set {key}", f"use {option}" if option else "")
         try:
             result[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -224,14 +223,13 @@ def _check_hub(name: str, shared: Mapping[str, Any]) -> None:
     import timm
 
     if name.startswith(("hf-hub:", "hf_hub:")):
-        repo = name.partition(":")[2]
-        if weights.in_hub_cache(repo):
+        if weights.in_hub_cache(name.partition(":")[2]):
             return
         weights.require_hub(weights.hub_endpoint(), f"cannot load {name}")
         return
     if not shared["pretrained"] or ":" in name:
         return
-    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    config: Any = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     repo = getattr(config, "hf_hub_id", None)
     if repo and weights.in_hub_cache(repo):
         weights.use_hub_cache_only()
@@ -275,7 +273,9 @@ def _create_plain(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.M
     except TypeError as error:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unexpected is None:
-            raise RequestError(f"{name} refused its arguments: {weights.first_line(error)}") from error
+            raise RequestError(
+                f"{name} refused its arguments: {weights.first_line(error)}"
+            ) from error
         key = unexpected[1]
         option = {"features_only": "--features", "out_indices": "--out-indices"}.get(key)
         raise RequestError(
@@ -286,8 +286,14 @@ def _create_plain(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.M
         if arguments.get("features_only") and "features" in text.lower():
             raise RequestError(f"{name} does not support --features: {text}") from error
         raise ModelError(f"{name} cannot be built: {text}", _hint_for(error)) from error
-    except (AssertionError, ValueError, IndexError, KeyError, AttributeError,
-            NotImplementedError) as error:
+    except (
+        AssertionError,
+        ValueError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
         text = weights.first_line(error, 400)
         if arguments.get("features_only"):
             raise RequestError(f"{name} does not support these --features: {text}") from error
@@ -299,9 +305,7 @@ def _hint_for(error: BaseException) -> str:
     return weights.HINT_OFFLINE if "hub" in kind or "http" in kind or "url" in kind else ""
 
 
-def _preprocessing(
-    timm: Any, module: torch.nn.Module, shared: Mapping[str, Any]
-) -> Preprocessing:
+def _preprocessing(timm: Any, module: torch.nn.Module, shared: Mapping[str, Any]) -> Preprocessing:
     config = timm.data.resolve_model_data_config(module)
     chans = _in_chans(shared) or int(config["input_size"][0])
     size = shared["input_size"] or (chans, *config["input_size"][1:])

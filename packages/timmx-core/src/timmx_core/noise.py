@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from timmx_core.paths import log_dir
 
@@ -32,7 +32,7 @@ class Noise:
         self.terminal: IO[str] = sys.stderr
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Noise:
+    def __enter__(self) -> Self:
         _flush()
         try:
             saved = [os.dup(1), os.dup(2)]

@@ -7,7 +7,7 @@ The command line, `timmx_core.export(...)` and the documentation are made from t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,9 +168,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         False,
         group=PRECISION,
     ),
-    Option(
-        "verify", "bool", "Check the finished file against PyTorch.", True, group=VERIFICATION
-    ),
+    Option("verify", "bool", "Check the finished file against PyTorch.", True, group=VERIFICATION),
     Option(
         "probe_data",
         "path",
@@ -229,7 +227,8 @@ def options_of(backend: Backend) -> tuple[Option, ...]:
     shared = [
         option
         for option in SHARED_OPTIONS
-        if option.name not in backend.refuses and (calibrated or option.name not in CALIBRATION_OPTIONS)
+        if option.name not in backend.refuses
+        and (calibrated or option.name not in CALIBRATION_OPTIONS)
     ]
     return (*shared, precision_option(backend), *backend.options)
 
@@ -327,17 +326,8 @@ def coerce(option: Option, value: Any) -> Any:
 
 
 def _coerce_one(option: Option, value: Any) -> Any:
-    convert = {
-        "bool": _bool,
-        "int": _int,
-        "float": _float,
-        "str": _str,
-        "path": _path,
-        "ints": lambda v: _sequence(v, _int),
-        "floats": lambda v: _sequence(v, _float),
-    }[option.type]
     try:
-        result = convert(value)
+        result = CONVERTERS[option.type](value)
     except (TypeError, ValueError):
         raise RequestError(f"{flag(option.name)} wants {_wants(option)}, not {value!r}") from None
     if option.choices and result not in option.choices:
@@ -346,9 +336,9 @@ def _coerce_one(option: Option, value: Any) -> Any:
             f"{flag(option.name)} is one of {', '.join(option.choices)}, not {value!r}",
             f"did you mean {near[0]}?" if near else "",
         )
-    if option.arity is not None and len(result) != option.arity:
-        raise RequestError(f"{flag(option.name)} wants {_wants(option)}, not {value!r}")
     numbers = result if isinstance(result, tuple) else (result,)
+    if option.arity is not None and len(numbers) != option.arity:
+        raise RequestError(f"{flag(option.name)} wants {_wants(option)}, not {value!r}")
     if option.minimum is not None and any(n < option.minimum for n in numbers):
         shown = " ".join(str(n) for n in numbers)
         raise RequestError(f"{flag(option.name)} is at least {option.minimum:g}, not {shown}")
@@ -411,6 +401,17 @@ def _sequence(value: Any, item: Any) -> tuple[Any, ...]:
     if not result:
         raise ValueError
     return result
+
+
+CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "str": _str,
+    "path": _path,
+    "ints": lambda value: _sequence(value, _int),
+    "floats": lambda value: _sequence(value, _float),
+}
 
 
 def _imply(values: dict[str, Any]) -> None:

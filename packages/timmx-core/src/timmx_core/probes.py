@@ -111,7 +111,8 @@ def _wave(phase: np.ndarray) -> np.ndarray:
     half = phase % 65536
     sign = np.where(half < 32768, 1, -1)
     x = half % 32768
-    return sign * ((x * (32768 - x)) >> 13)
+    wave: np.ndarray = sign * ((x * (32768 - x)) >> 13)
+    return wave
 
 
 def _grid(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +162,8 @@ def _interpolate(lattice: np.ndarray, recipe: Recipe, cells: int) -> np.ndarray:
     x0, fx = x >> 8, (x & 255)[None, :, None]
     top = lattice[y0][:, x0] * (256 - fx) + lattice[y0][:, x0 + 1] * fx
     bottom = lattice[y0 + 1][:, x0] * (256 - fx) + lattice[y0 + 1][:, x0 + 1] * fx
-    return (top * (256 - fy) + bottom * fy) >> 16
+    values: np.ndarray = (top * (256 - fy) + bottom * fy) >> 16
+    return values
 
 
 def _discs(random: _Random, recipe: Recipe) -> np.ndarray:
@@ -204,11 +206,13 @@ def _flat(random: _Random, recipe: Recipe) -> np.ndarray:
 def _pixels(values: np.ndarray) -> np.ndarray:
     import numpy as np
 
-    return np.clip(values, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(values, 0, 255).astype(np.uint8)
+    return pixels
 
 
-def read_images(folder: Path, height: int, width: int, channels: int,
-                most: int | None = None, crop: Any = None) -> np.ndarray:
+def read_images(
+    folder: Path, height: int, width: int, channels: int, most: int | None = None, crop: Any = None
+) -> np.ndarray:
     """The images of a folder as probes: uint8 (N, height, width, channels), sorted by name.
 
     :param crop: a callable from a PIL image to one of (width, height), the model's own transform;
@@ -232,7 +236,9 @@ def read_images(folder: Path, height: int, width: int, channels: int,
                 converted = image.convert("RGB" if channels == 3 else "L")
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
             raise RequestError(f"cannot read the image {path}: {error}") from None
-        fitted = crop(converted) if crop else converted.resize((width, height), Image.BICUBIC)
+        fitted = (
+            crop(converted) if crop else converted.resize((width, height), Image.Resampling.BICUBIC)
+        )
         result.append(np.asarray(fitted, np.uint8).reshape(height, width, channels))
     return np.stack(result)
 

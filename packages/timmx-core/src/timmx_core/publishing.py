@@ -168,7 +168,10 @@ def _renameat2(source: Path, target: Path, *, exchange: bool) -> bool:
     if sys.platform == "linux" and hasattr(libc, "renameat2"):
         at_fdcwd, noreplace, swap = -100, 1, 2
         code = libc.renameat2(  # type: ignore[union-attr]
-            at_fdcwd, os.fsencode(source), at_fdcwd, os.fsencode(target),
+            at_fdcwd,
+            os.fsencode(source),
+            at_fdcwd,
+            os.fsencode(target),
             swap if exchange else noreplace,
         )
     elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):

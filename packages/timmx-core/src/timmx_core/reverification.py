@@ -130,7 +130,8 @@ def _probes(manifest: Mapping[str, Any]) -> tuple[np.ndarray, list[Reference]]:
     if made["recipe"] != probes.RECIPE:
         raise ArtifactError(
             f"the file was verified with probes {made['recipe'][:40]!r}, which this timmx "
-            "cannot make", "pip install --upgrade timmx-core",
+            "cannot make",
+            "pip install --upgrade timmx-core",
         )
     recipe = probes.Recipe(
         made["height"], made["width"], made["channels"], made["count"], made["seed"]

@@ -90,9 +90,9 @@ def result_lines(inspection: Inspection) -> list[str]:
     """From `outputs` to something to look at."""
     output = inspection.manifest["outputs"][0]
     if output["role"] not in ("logits", "probabilities"):
+        names = [o["name"] for o in inspection.manifest["outputs"]]
         return [
-            f"for name, array in zip({[o['name'] for o in inspection.manifest['outputs']]!r}, "
-            "outputs):",
+            f"for name, array in zip({names!r}, outputs):",
             "    print(name, array.shape)",
         ]
     lines = ["best = np.argsort(-outputs[0][0])[:5]"]

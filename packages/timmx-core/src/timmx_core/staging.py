@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -32,7 +33,7 @@ class Staging:
         self._lock: FileLock | None = None
         self.published = False
 
-    def __enter__(self) -> Staging:
+    def __enter__(self) -> Self:
         try:
             self._made = _make_parents(self.parent)
             remove_dead(self.parent)
@@ -96,11 +97,15 @@ def remove_dead(parent: Path) -> None:
 def output_error(error: OSError, path: Path) -> OutputError:
     """What an OSError means for the one who wanted a file there."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"no space left on the disk of {path}", "make room, or choose another -o")
+        return OutputError(
+            f"no space left on the disk of {path}", "make room, or choose another -o"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"no permission to write to {path}", "choose another place with -o PATH")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return OutputError(f"{path} is not a folder", "choose another place with -o PATH")
     if error.errno == errno.ENAMETOOLONG:
-        return OutputError(f"the name is too long: {path.name[:60]}...", "choose another with -o PATH")
+        return OutputError(
+            f"the name is too long: {path.name[:60]}...", "choose another with -o PATH"
+        )
     return OutputError(f"cannot write to {path}: {error.strerror or error}")

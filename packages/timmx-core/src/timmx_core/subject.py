@@ -149,9 +149,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _with_images(
-    pixels: np.ndarray, folder: Path, built: models.BuiltModel
-) -> np.ndarray:
+def _with_images(pixels: np.ndarray, folder: Path, built: models.BuiltModel) -> np.ndarray:
     import numpy as np
 
     chans, height, width = built.preprocessing.input_size
@@ -161,7 +159,7 @@ def _with_images(
 
 def eval_crop(preprocessing: models.Preprocessing) -> Any:
     """timm's evaluation transform without its last steps: a PIL image of the model's size."""
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     transform = create_transform(
         input_size=preprocessing.input_size,
@@ -171,10 +169,13 @@ def eval_crop(preprocessing: models.Preprocessing) -> Any:
         mean=preprocessing.mean,
         std=preprocessing.std,
     )
-    from torchvision.transforms import Compose
+    from torchvision.transforms import Compose  # type: ignore[import-untyped]
 
-    keep = [t for t in transform.transforms if "Tensor" not in type(t).__name__
-            and type(t).__name__ != "Normalize"]
+    keep = [
+        t
+        for t in transform.transforms
+        if "Tensor" not in type(t).__name__ and type(t).__name__ != "Normalize"
+    ]
     return Compose(keep)
 
 
@@ -184,7 +185,7 @@ def _fold(module: torch.nn.Module) -> None:
     In eval mode, since folding a module in train mode is another computation.
     """
     import torch
-    from timm.utils import reparameterize_model
+    from timm.utils.model import reparameterize_model
 
     with torch.no_grad():
         reparameterize_model(module, inplace=True)

@@ -43,13 +43,17 @@ def default_name(model: str | torch.nn.Module) -> str:
 
 def _check(backend: Backend, path: Path, overwrite: bool, output: str | None) -> None:
     directory = path.is_dir()
-    if output and (output.endswith(("/", os.sep)) or (directory and path.suffix not in backend.suffixes)):
+    if output and (
+        output.endswith(("/", os.sep)) or (directory and path.suffix not in backend.suffixes)
+    ):
         raise OutputError(
-            f"{output} is a directory", f"name the file: -o {Path(output) / ('model' + backend.suffixes[0])}"
+            f"{output} is a directory",
+            f"name the file: -o {Path(output) / ('model' + backend.suffixes[0])}",
         )
     if path.suffix not in backend.suffixes:
+        written = " or ".join(backend.suffixes)
         raise RequestError(
-            f"{backend.name} writes {' or '.join(backend.suffixes)}, not {path.suffix or path.name}",
+            f"{backend.name} writes {written}, not {path.suffix or path.name}",
             f"-o {path.name.removesuffix(path.suffix)}{backend.suffixes[0]}",
         )
     if os.path.lexists(path) and not overwrite:

@@ -133,9 +133,7 @@ class _Judge:
             return self._verdict("not verifiable here", own.reason, own, rows)
         return self._verdict("verified", "", own, rows)
 
-    def _verdict(
-        self, status: Any, reason: str, own: Outcome, rows: list[Measurement]
-    ) -> Verdict:
+    def _verdict(self, status: Any, reason: str, own: Outcome, rows: list[Measurement]) -> Verdict:
         kind: Any = own.kind if own.status == "ok" else ""
         return Verdict(status, reason, own.runner, kind, tuple(rows), len(self.pixels))
 
@@ -154,9 +152,7 @@ class _Judge:
             folder = self.scratch / f"job{self._jobs}"
             return running.run(path, arrays, batches, options, folder, self.timeout)
 
-    def _further(
-        self, comparison: Comparison, own: Outcome, floor_db: float
-    ) -> list[Measurement]:
+    def _further(self, comparison: Comparison, own: Outcome, floor_db: float) -> list[Measurement]:
         floor = floor_db if comparison.floor_db is None else comparison.floor_db
         label = comparison.label
         outputs = comparison.outputs or self.artifact.outputs
@@ -171,9 +167,9 @@ class _Judge:
         if comparison.want is not None:
             want = self._run(self._opener(comparison, 1), comparison.want, inputs, {})
             if want.status != "ok":
-                return [] if want.status == "cannot run" else [
-                    _no_result(label, floor, want.reason)
-                ]
+                return (
+                    [] if want.status == "cannot run" else [_no_result(label, floor, want.reason)]
+                )
             references = _as_references(want, self.references)
         return compare(got, outputs, references, floor, label)
 
@@ -191,7 +187,14 @@ def _as_references(outcome: Outcome, like: Sequence[Reference]) -> list[Referenc
     assert outcome.outputs is not None
     first = next(iter(outcome.outputs.values()))
     return [
-        Reference(r.name, r.shape, first[r.name].reshape(len(first[r.name]), -1), None, r.classes, r.layout)
+        Reference(
+            r.name,
+            r.shape,
+            first[r.name].reshape(len(first[r.name]), -1),
+            None,
+            r.classes,
+            r.layout,
+        )
         for r in like
         if r.name in first
     ]
@@ -213,8 +216,13 @@ def compare(
             if reference.name not in outputs:
                 rows.append(
                     Measurement(
-                        label, reference.name, batch, None, floor_db,
-                        status="failed", reason="the file does not give this output",
+                        label,
+                        reference.name,
+                        batch,
+                        None,
+                        floor_db,
+                        status="failed",
+                        reason="the file does not give this output",
                     )
                 )
                 continue
@@ -223,12 +231,19 @@ def compare(
             if spec is not None and str(array.dtype) != spec.dtype:
                 rows.append(
                     Measurement(
-                        label, reference.name, batch, None, floor_db,
-                        status="failed", reason=f"dtype {array.dtype} instead of {spec.dtype}",
+                        label,
+                        reference.name,
+                        batch,
+                        None,
+                        floor_db,
+                        status="failed",
+                        reason=f"dtype {array.dtype} instead of {spec.dtype}",
                     )
                 )
                 continue
-            rows.append(measure(reference, _real(array, spec, reference.layout), batch, floor_db, label))
+            rows.append(
+                measure(reference, _real(array, spec, reference.layout), batch, floor_db, label)
+            )
     return rows
 
 

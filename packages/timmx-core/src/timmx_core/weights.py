@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 HUB_TIMEOUT = 6.0  # seconds until a hub that does not answer counts as unreachable
-HINT_OFFLINE = "without a hub: --checkpoint FILE, or MODEL as local-dir:PATH (config.json + weights)"
+HINT_OFFLINE = (
+    "without a hub: --checkpoint FILE, or MODEL as local-dir:PATH (config.json + weights)"
+)
 # In order of preference, as training scripts of timm and others name them.
 STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 WRAPPER_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # torch.compile and DDP, either order
@@ -31,8 +33,11 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     :raises ModelError: missing, unreadable, unsafe, or without tensors.
     """
     if not path.is_file():
-        raise ModelError(f"checkpoint {path} does not exist" if not path.exists()
-                         else f"checkpoint {path} is not a file")
+        raise ModelError(
+            f"checkpoint {path} does not exist"
+            if not path.exists()
+            else f"checkpoint {path} is not a file"
+        )
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     return clean_keys(_select(content, path))
 
@@ -65,8 +70,19 @@ def read_torch(path: Path) -> Any:
                 "save only the state dict, best as .safetensors",
             ) from None
         raise ModelError(f"cannot read {path}: {first_line(error)}") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError,
-            TypeError, IndexError, AssertionError, MemoryError, OverflowError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        AssertionError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         raise ModelError(
             f"cannot read {path} as a torch file: {first_line(error)}",
             "it may be truncated; accepted are .safetensors and torch.save'd state dicts",
@@ -168,7 +184,7 @@ def require_hub(url: str, what: str) -> None:
         try:
             _head(url)
             outcome.append(None)
-        except Exception as error:  # any failure of any HTTP client means: not reachable
+        except Exception as error:  # noqa: BLE001 - any failure means: not reachable
             outcome.append(error)
 
     # A thread, since name resolution knows no timeout.
@@ -187,8 +203,9 @@ def _head(url: str) -> None:
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
+    request = Request(url, method="HEAD")  # noqa: S310 - from the configuration, not from a file
     try:
-        urlopen(Request(url, method="HEAD"), timeout=HUB_TIMEOUT - 1).close()
+        urlopen(request, timeout=HUB_TIMEOUT - 1).close()  # noqa: S310
     except HTTPError as answer:
         answer.close()  # an answer of any status shows that the hub is there
 
@@ -205,8 +222,12 @@ def in_hub_cache(repo: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     repo, _, revision = repo.partition("@")
-    names = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors",
-             "open_clip_pytorch_model.bin")
+    names = (
+        "model.safetensors",
+        "pytorch_model.bin",
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.bin",
+    )
     return any(
         isinstance(try_to_load_from_cache(repo, name, revision=revision or None), str)
         for name in names

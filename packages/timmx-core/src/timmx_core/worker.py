@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from timmx_core.backend import Backend, Runner
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, TimmxError
@@ -66,7 +66,7 @@ class Worker:
         )
         self._send({"module": kind.__module__, "class": kind.__qualname__})
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -250,11 +250,13 @@ def _run(backend: Backend, job: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": "cannot run", "reason": error.message, "hint": error.hint}
     except ArtifactError as error:
         return {"status": "failed", "reason": error.message, "hint": error.hint}
-    except Exception as error:  # whatever a runtime raises on a file is a finding about the file
+    except Exception as error:  # noqa: BLE001 - whatever a runtime raises is a finding
         traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0][:300]
-        return {"status": "failed", "reason": f"the runtime refused the file: "
-                f"{type(error).__name__}: {first}"}
+        return {
+            "status": "failed",
+            "reason": f"the runtime refused the file: {type(error).__name__}: {first}",
+        }
 
 
 def _run_batches(runner: Runner, job: Mapping[str, Any]) -> list[str]:
@@ -290,8 +292,6 @@ def run_probes(
         outputs = runner.run({name: array[index] for name, array in inputs.items()})
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != batch:
-                raise ArtifactError(
-                    f"output {name} has shape {array.shape} for a batch of {batch}"
-                )
+                raise ArtifactError(f"output {name} has shape {array.shape} for a batch of {batch}")
             collected.setdefault(name, []).append(np.asarray(array))
     return {name: np.concatenate(parts)[:count] for name, parts in collected.items()}

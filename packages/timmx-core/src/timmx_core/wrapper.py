@@ -14,6 +14,9 @@ class InputContract(torch.nn.Module):
     tuple of tensors. It is written so that TorchScript can script it, too.
     """
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -42,7 +45,7 @@ class InputContract(torch.nn.Module):
             image = image.to(self.scale.dtype)
         if self.normalize:
             image = image * self.scale + self.shift
-        result = self.model(image)
+        result: torch.Tensor = self.model(image)
         if self.softmax:
             result = torch.softmax(result, dim=-1)
         return result

@@ -71,7 +71,7 @@ def load_plugin(row: PluginRow, load: Callable[[], object]) -> Plugin:
         raise
     except IncompatibleError as error:
         row = replace(row, status="incompatible", error=error.args[0], remedy=error.args[1])
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         # SystemExit too: a plugin must not end the program by being imported.
         known = tuple(backend.name for backend in plugin.backends)
         row = replace(
@@ -149,7 +149,7 @@ def describe(error: BaseException) -> str:
         return str(error)
     try:
         text = " ".join(str(error).split())
-    except Exception:
+    except Exception:  # noqa: BLE001
         text = ""  # an exception of a broken plugin may be broken itself
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -62,9 +62,8 @@ def load_plugin(row: PluginRow, load: Callable[[], object]) -> Plugin:
             module = load()
             _check_version(module, row)
             plugin.hooks = _register(module, row.name)
-            for returned in call_hook(plugin, "timmx_backends"):
-                for backend in returned:
-                    plugin.backends.append(check_backend(backend))
+            for backend in _backends(plugin):
+                plugin.backends.append(check_backend(backend))
             _check_distinct(plugin.backends)
         row = replace(row, formats=tuple(backend.name for backend in plugin.backends))
     except KeyboardInterrupt:
@@ -134,6 +133,16 @@ def call_hook(plugin: Plugin, hook: str, **arguments: Any) -> Any:
     if plugin.hooks is None:
         return None
     return getattr(plugin.hooks.hook, hook)(**arguments)
+
+
+def _backends(plugin: Plugin) -> Iterable[object]:
+    assert plugin.hooks is not None
+    returned = call_hook(plugin, "timmx_backends")
+    # pluggy leaves out what is None.
+    if not returned and plugin.hooks.hook.timmx_backends.get_hookimpls():
+        raise InvalidBackendError("its timmx_backends returned None")
+    for backends in returned:
+        yield from backends
 
 
 def _check_distinct(backends: list[Backend]) -> None:

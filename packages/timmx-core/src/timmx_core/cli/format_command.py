@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from timmx_core.backend import Backend
     from timmx_core.results import ExportResult
 
-MODEL_HELP = (
-    "MODEL is a name of timm (resnet50, resnet50.a1_in1k; see timmx list), hf-hub:org/name, or "
-    "local-dir:path."
-)
+# \b: these lines are not wrapped.
+MODEL_HELP = """\b
+MODEL is
+  resnet50, resnet50.a1_in1k   a name of timm (see timmx list)
+  hf-hub:org/name              a model on a hub
+  local-dir:path               a folder with config.json and weights
+"""
 
 
 class FormatCommand(GroupedCommand):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from timmx_core.cli.settings import COMPLETE_VARIABLE, PROGRAM, Settings, print_json
+from timmx_core.cli.settings import COMPLETE_VARIABLE, PROGRAM, Settings, discard_stdout, print_json
 from timmx_core.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -47,7 +48,6 @@ def run(arguments: Sequence[str]) -> int:
     with _logging(settings), _signals():
         try:
             code = _invoke(list(arguments), settings)
-            _flush_result()
         except BrokenPipeError:
             return _reader_gone()
         except Exception as error:  # noqa: BLE001 (the last place that can explain it)
@@ -79,11 +79,24 @@ def _as_request_error(error: click.ClickException) -> RequestError:
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     hint = f"{ctx.command_path} --help" if ctx is not None else ""
     if isinstance(error, click.NoSuchOption):
-        if error.possibilities:
-            hint = f"did you mean {' or '.join(sorted(error.possibilities))}?"
+        near = _near_options(ctx, error.option_name)
+        hint = f"did you mean {' or '.join(near)}?" if near else hint
         return RequestError(f"no option {error.option_name}", hint)
     message = error.format_message().rstrip(".")
     return RequestError(message[:1].lower() + message[1:], hint)
+
+
+def _near_options(ctx: click.Context | None, word: str) -> list[str]:
+    """The options that the help shows and that are spelt nearly so, best first."""
+    if ctx is None:
+        return []
+    known = [
+        name
+        for parameter in ctx.command.get_params(ctx)
+        if isinstance(parameter, click.Option) and not parameter.hidden
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    ]
+    return difflib.get_close_matches(word, known, n=2)
 
 
 def _report(error: Exception, settings: Settings) -> int:
@@ -127,37 +140,16 @@ def _report_bug(error: Exception, settings: Settings) -> int:
 def _print_error(kind: str, message: str, hint: str, code: int) -> None:
     try:
         print_json({"error": {"type": kind, "message": message, "hint": hint, "exit_code": code}})
-        sys.stdout.flush()
-    except OSError:
-        _discard_stdout()
-
-
-def _flush_result() -> None:
-    """Write what is left in the buffer while an error can still be told.
-
-    :raises OutputError: stdout cannot take it (a full disk).
-    """
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+    except OutputError:
+        return  # stderr has told it
     except BrokenPipeError:
-        raise
-    except OSError as error:
-        _discard_stdout()
-        raise OutputError(f"the result could not be written: {error.strerror}") from error
+        discard_stdout()
 
 
 def _reader_gone() -> int:
     """`timmx list | head -1`: who closes the pipe has seen enough."""
-    _discard_stdout()
+    discard_stdout()
     return 0
-
-
-def _discard_stdout() -> None:
-    """Lead stdout nowhere, or Python complains about it again at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
 
 
 def _complete(instruction: str) -> int:

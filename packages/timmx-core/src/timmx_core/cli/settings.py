@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 import click
 
 from timmx_core.cli.terminal import Terminal
+from timmx_core.errors import OutputError
 
 PROGRAM = "timmx"
 COMPLETE_VARIABLE = "_TIMMX_COMPLETE"
@@ -31,13 +34,31 @@ def settings_of(ctx: click.Context) -> Settings:
 
 
 def print_result(text: str) -> None:
-    """A command's result, on stdout."""
-    click.echo(text)
+    """A command's result, on stdout.
+
+    :raises OutputError: stdout cannot take it (a full disk).
+    :raises BrokenPipeError: its reader has gone.
+    """
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise OutputError(f"the result could not be written: {error.strerror}") from error
+
+
+def discard_stdout() -> None:
+    """Lead stdout nowhere, or Python tries once more at exit, and complains."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def print_json(data: Any) -> None:
     """A command's result as one JSON object, on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    print_result(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -31,16 +31,20 @@ def _text(error: BaseException) -> str:
         f"command: {' '.join(sys.argv)}",
         f"python: {sys.version}",
         f"platform: {platform.platform()}",
-        *(f"{name}: {version}" for name, version in _versions().items()),
+        *_version_lines(),
         "",
         "".join(traceback.format_exception(error)),
     ]
     return "\n".join(lines)
 
 
-def _versions() -> dict[str, str]:
-    from timmx_core.manifest import versions_of
-    from timmx_core.plugins import get_manager
+def _version_lines() -> list[str]:
+    try:
+        from timmx_core.manifest import versions_of
+        from timmx_core.plugins import get_manager
 
-    distributions = [row.distribution for row in get_manager().rows if row.distribution]
-    return versions_of([*DISTRIBUTIONS, *distributions])
+        distributions = [row.distribution for row in get_manager().rows if row.distribution]
+        versions = versions_of([*DISTRIBUTIONS, *distributions])
+    except Exception as problem:  # noqa: BLE001 (the bug may lie in what is asked here)
+        return [f"versions: unknown ({problem})"]
+    return [f"{name}: {version}" for name, version in versions.items()]

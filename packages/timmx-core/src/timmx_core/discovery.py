@@ -72,7 +72,7 @@ def _candidate(point: metadata.EntryPoint) -> Candidate:
 
 
 def _folder_name(distribution: metadata.Distribution) -> str:
-    """ "timmx-onnx" from its folder `timmx_onnx-0.1.0.dist-info`, where metadata does not say."""
+    """`timmx-onnx` from its folder `timmx_onnx-0.1.0.dist-info`, where metadata does not say."""
     folder = getattr(distribution, "_path", None)
     stem = getattr(folder, "name", "").partition("-")[0]
     return str(stem).replace("_", "-")

@@ -37,7 +37,7 @@ class PluginRow:
 
     @property
     def label(self) -> str:
-        """ "timmx-onnx 0.1.0", or the plugin's name where no distribution is known."""
+        """`timmx-onnx 0.1.0`, or the plugin's name where no distribution is known."""
         return f"{self.distribution} {self.version}".strip() or self.name
 
 

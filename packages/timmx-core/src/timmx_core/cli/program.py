@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import NoReturn
 
@@ -185,7 +186,8 @@ def _logging(settings: Settings) -> Iterator[None]:
 @contextmanager
 def _signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack, so that staging is cleaned up behind them."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    names = ("SIGTERM", "SIGHUP") if current_thread() is main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     # One that is ignored (nohup) stays ignored.
     taken = {n: signal.signal(n, _terminate) for n in numbers if _is_default(n)}
     try:

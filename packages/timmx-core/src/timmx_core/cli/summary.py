@@ -38,7 +38,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 
 
 def figures(verdict: Verdict, worst: Measurement) -> str:
-    """ "SNR 121.3 dB (floor 80 dB), top-1 on 8 of 8 probes"."""
+    """As in: SNR 121.3 dB (floor 80 dB), top-1 equal on 8 of 8 probes."""
     text = f"SNR {worst.snr_db:.1f} dB (floor {worst.floor_db:g} dB)"
     if len(verdict.measurements) > 1:
         text += f", the worst of {len(verdict.measurements)} ({worst.output}, batch {worst.batch})"
@@ -65,9 +65,9 @@ def input_text(port: Mapping[str, Any]) -> str:
 
 
 def port_text(port: Mapping[str, Any]) -> str:
-    """ "output: float32 [1, 1000] logits"."""
+    """As in: output float32 [1, 1000] NC logits."""
     shape = ", ".join(dimension_text(d) for d in port["shape"])
-    what = f"{port['name']}: {port['dtype']} [{shape}] {port['layout']} {port['role']}"
+    what = f"{port['name']} {port['dtype']} [{shape}] {port['layout']} {port['role']}"
     if port.get("stride"):
         what += f" of stride {port['stride']}"
     if port.get("quantization"):
@@ -77,15 +77,15 @@ def port_text(port: Mapping[str, Any]) -> str:
 
 
 def dimension_text(dimension: int | Sequence[int | None]) -> str:
-    """4, "1..8", or "1.." where there is no upper bound."""
+    """4, "1..8", or "1+" where there is no upper bound."""
     if isinstance(dimension, int):
         return str(dimension)
     least, _, most = dimension
-    return f"{least}..{'' if most is None else most}"
+    return f"{least}+" if most is None else f"{least}..{most}"
 
 
 def vector(values: Sequence[float]) -> str:
-    """ "(0.485, 0.456, 0.406)"."""
+    """As in: (0.485, 0.456, 0.406)."""
     return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
 
 

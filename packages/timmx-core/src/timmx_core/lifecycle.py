@@ -177,14 +177,20 @@ class _Export:
         )
 
     def _embed(self, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
+        data = manifests.dump(manifest)
         try:
-            self.backend.embed(artifact, manifests.dump(manifest))
+            embedded = self.backend.embed(artifact, data)
+            intact = not embedded or self.backend.read(artifact.primary) == data
         except (TimmxError, OSError):
             raise
         except Exception as error:
             raise ExportError(
                 f"{self.backend.name} could not embed the manifest: {_first_line(error)}"
             ) from error
+        if not intact:
+            raise ExportError(
+                f"the manifest that {self.backend.name} embedded cannot be read back"
+            )
 
     def _verify(self, subject: Subject, artifact: Artifact, worker: Worker | None) -> Verdict:
         from timmx_core.verification import verify_artifact

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from timmx_core.backend import Artifact, Backend, Comparison, Dimension, TensorSpec
 from timmx_core.errors import ArtifactError
 from timmx_core.inputs import output_specs, outputs_of, pixels_to_input, reference_input
-from timmx_core.measure import Reference, measure
+from timmx_core.measure import Reference, measure, show_shape
 from timmx_core.results import Measurement, Verdict
 from timmx_core.worker import Outcome, Worker
 
@@ -118,6 +118,9 @@ class _Judge:
 
     def verdict(self, floor_db: float, worker: Worker | None) -> Verdict:
         artifact = self.artifact
+        trouble = misstated_input(artifact.inputs[0], self.pixels)
+        if trouble:
+            return Verdict("failed", trouble)
         own = self._run(self.backend, artifact.primary, artifact.inputs, self.options, worker)
         rows: list[Measurement] = []
         if own.status == "failed":
@@ -131,6 +134,8 @@ class _Judge:
             return self._verdict(bad.status, describe(bad), own, rows)
         if own.status != "ok":
             return self._verdict("not verifiable here", own.reason, own, rows)
+        if not rows:
+            return self._verdict("inconclusive", "there was no output to compare", own, rows)
         return self._verdict("verified", "", own, rows)
 
     def _verdict(self, status: Any, reason: str, own: Outcome, rows: list[Measurement]) -> Verdict:
@@ -209,50 +214,60 @@ def compare(
 ) -> list[Measurement]:
     """Every output at every batch size that was run."""
     assert outcome.outputs is not None
-    rows = []
     by_name = {spec.name: spec for spec in specs}
+    rows = []
     for batch, outputs in outcome.outputs.items():
         for reference in references:
-            if reference.name not in outputs:
-                rows.append(
-                    Measurement(
-                        label,
-                        reference.name,
-                        batch,
-                        None,
-                        floor_db,
-                        status="failed",
-                        reason="the file does not give this output",
-                    )
+            array, spec = outputs.get(reference.name), by_name.get(reference.name)
+            trouble = _misstated(array, spec)
+            if array is None or spec is None or trouble:
+                row = Measurement(
+                    label, reference.name, batch, None, floor_db, status="failed", reason=trouble
                 )
-                continue
-            array = outputs[reference.name]
-            spec = by_name.get(reference.name)
-            if spec is not None and str(array.dtype) != spec.dtype:
-                rows.append(
-                    Measurement(
-                        label,
-                        reference.name,
-                        batch,
-                        None,
-                        floor_db,
-                        status="failed",
-                        reason=f"dtype {array.dtype} instead of {spec.dtype}",
-                    )
-                )
-                continue
-            rows.append(
-                measure(reference, _real(array, spec, reference.layout), batch, floor_db, label)
-            )
+            else:
+                real = _real(array, spec, reference.layout)
+                row = measure(reference, real, batch, floor_db, label)
+            rows.append(row)
     return rows
 
 
-def _real(array: np.ndarray, spec: TensorSpec | None, layout: str) -> np.ndarray:
+def _misstated(array: np.ndarray | None, spec: TensorSpec | None) -> str:
+    """Where an output is not what the file says of it; empty where it is."""
+    if array is None:
+        return "the file does not give this output"
+    if spec is None:
+        return "the file does not describe this output"
+    if str(array.dtype) != spec.dtype:
+        return f"dtype {array.dtype} instead of {spec.dtype}"
+    stated, got = spec.shape[1:], array.shape[1:]
+    if len(stated) != len(got) or any(
+        isinstance(want, int) and want != have for want, have in zip(stated, got, strict=True)
+    ):
+        return f"shape {show_shape(got)} instead of {show_shape(stated)}"
+    return ""
+
+
+def misstated_input(port: TensorSpec, pixels: np.ndarray) -> str:
+    """Where an image port does not take the size that the model has; empty where it does.
+
+    A runtime may accept what is run here all the same, and whoever reads the port is misled.
+
+    :param pixels: (probes, H, W, C).
+    """
+    height, width, chans = pixels.shape[1:]
+    wanted = (height, width, chans) if port.layout == "NHWC" else (chans, height, width)
+    if tuple(port.shape[1:]) != wanted:
+        return (
+            f"the file says that its input is {show_shape(port.shape[1:])}, and the model takes "
+            f"{show_shape(wanted)}"
+        )
+    return ""
+
+
+def _real(array: np.ndarray, spec: TensorSpec, layout: str) -> np.ndarray:
     """A stored output as real numbers, in the layout of PyTorch."""
     import numpy as np
 
-    if spec is None:
-        return array
     if spec.quantization is not None:
         scale, zero = spec.quantization
         array = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)

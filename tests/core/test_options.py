@@ -117,8 +117,8 @@ def test_a_near_match_is_hinted_at(given: dict[str, Any], hint: str) -> None:
 def test_a_calibrated_precision_wants_images() -> None:
     with pytest.raises(RequestError, match="needs images to calibrate with"):
         make_request(Calibrated(), "resnet18", {"precision": "int8"})
+    given = {"precision": "int8", "calibration_data": "x", "random_calibration": True}
     with pytest.raises(RequestError, match="exclude each other"):
-        given = {"precision": "int8", "calibration_data": "x", "random_calibration": True}
         make_request(Calibrated(), "resnet18", given)
     with pytest.raises(RequestError, match="--calibration-samples makes no sense with"):
         make_request(Calibrated(), "resnet18", {"calibration_samples": 3})

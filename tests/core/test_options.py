@@ -10,12 +10,12 @@ from pocket_format import PocketBackend
 from timmx_core.backend import ExportRequest, Option, Precision
 from timmx_core.errors import RequestError
 from timmx_core.options import (
-    SHARED_OPTIONS,
     coerce,
     make_request,
     options_of,
     run_options,
 )
+from timmx_core.shared_options import SHARED_OPTIONS
 
 
 class Calibrated(PocketBackend):

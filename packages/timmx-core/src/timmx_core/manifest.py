@@ -120,7 +120,7 @@ def _outputs(artifact: Artifact, built: BuiltModel) -> list[dict[str, Any]]:
 
 def _given_options(request: ExportRequest) -> dict[str, Any]:
     """Options that shape the file. Paths, which would tell of the machine, stay out."""
-    from timmx_core.options import SHARED_OPTIONS
+    from timmx_core.shared_options import SHARED_OPTIONS
 
     shaping = {
         o.name: request.shared[o.name]

@@ -17,7 +17,7 @@ from timmx_core.inspection import changed_members, inspect_file, read_record
 from timmx_core.measure import Reference
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.results import Verdict
-from timmx_core.verification import check_ports, verify_artifact
+from timmx_core.verification import admits, check_ports, verify_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +85,7 @@ def verify_file(
                 backend_of=manager.backend,
                 scratch=Path(scratch) / "jobs",
                 timeout=timeout,
+                labels=manifest.get("labels"),
             )
 
 
@@ -110,7 +111,7 @@ def _disagreement(manifest: Mapping[str, Any]) -> str:
     shape = port.shape[1:] if port.layout == "NHWC" else (*port.shape[2:], port.shape[1])
     for name, size in (("preprocessing", pre), ("probes", made)):
         stated = (size["height"], size["width"], size["channels"])
-        if stated != tuple(shape):
+        if not admits(shape, stated):
             return f"the manifest's {name} says {stated} (H, W, C), its input {tuple(shape)}"
     labels = manifest.get("labels")
     classes = manifest["model"].get("num_classes")

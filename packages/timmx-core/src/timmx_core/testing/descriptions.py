@@ -16,6 +16,7 @@ from timmx_core.backend_checks import check_backend
 from timmx_core.errors import CannotRunHere, MissingDependency, RequestError
 from timmx_core.lifecycle import requirement_names
 from timmx_core.plugins import use_manager
+from timmx_core.shared_options import SHARED_OPTIONS
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab
 
@@ -101,7 +102,7 @@ class DescriptionTests(Case):
     def test_what_it_refuses_is_refused_with_the_reason(self) -> None:
         """Each shared option in `refuses`, with the words given there."""
         backend = self.backend()
-        known = {option.name: option for option in option_data.SHARED_OPTIONS}
+        known = {option.name: option for option in SHARED_OPTIONS}
         for name, reason in backend.refuses.items():
             with pytest.raises(RequestError) as caught:
                 option_data.make_request(backend, "resnet18", {name: some_value(known[name])})

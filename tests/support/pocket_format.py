@@ -41,11 +41,11 @@ class PocketBackend(Backend):
     name = "pocket"
     help = "A zip of JSON and arrays, for tests."
     suffixes = (".pocket",)
-    precisions = (
+    precisions: tuple[Precision, ...] = (
         Precision("fp32", "float32", "float32", floor_db=80.0),
         Precision("fp16", "float16", "float32", floor_db=30.0),
     )
-    options = (
+    options: tuple[Option, ...] = (
         Option("level", "int", "How hard to compress.", 1, minimum=0),
         Option("threads", "int", "Threads that the runtime uses.", 1, minimum=1, phase="run"),
     )

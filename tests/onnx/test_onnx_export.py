@@ -15,6 +15,8 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from photo_trials import classes_of_file, classes_of_timm
+from testdata import Photograph
 
 import timmx_core
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
@@ -203,7 +205,18 @@ def test_the_snippet_runs_the_file(tmp_path: Path) -> None:
     assert [output.shape for output in scope["outputs"]] == [(2, 10)]
 
 
-def test_a_photograph_is_recognised(tmp_path: Path, lite0_dir: Path, photographs: Any) -> None:
-    model = f"local-dir:{lite0_dir}"
-    result = exported(tmp_path, model, pretrained=True, input_size=None, num_classes=None)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"normalize": True, "softmax": True}, {"uint8_input": True, "nhwc_input": True}],
+    ids=["plain", "normalize-softmax", "uint8-nhwc"],
+)
+def test_photographs_are_classified_as_by_timm(
+    tmp_path: Path, lite0_dir: Path, photographs: list[Photograph], options: dict[str, Any]
+) -> None:
+    whole = {"pretrained": True, "input_size": None, "num_classes": None}
+    result = exported(tmp_path, f"local-dir:{lite0_dir}", **whole, **options)
     assert result.verdict.status == "verified"
+    assert result.path is not None
+    expected = classes_of_timm(lite0_dir, photographs)
+    assert classes_of_file(result.path, photographs) == expected
+    assert sum(e == p.label for e, p in zip(expected, photographs, strict=True)) == 18

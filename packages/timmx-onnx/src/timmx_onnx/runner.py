@@ -24,8 +24,7 @@ class OnnxRunner(Runner):
     """One session. The file is opened as a user would open it, with all of its optimisations."""
 
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         check_external_files(path)
         check_providers(providers, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
@@ -56,6 +55,18 @@ class OnnxRunner(Runner):
     def __exit__(self, *_: object) -> None:
         """Release the session and its memory."""
         del self.session
+
+
+def import_onnxruntime() -> Any:
+    """onnxruntime, with its telemetry off unless the user has decided otherwise.
+
+    Its builds for Linux and macOS since 1.29 send events of every session to Microsoft, and leave
+    a file in the temporary folder. It reads the variable when it is imported, and never again.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def check_providers(wanted: Sequence[str], available: Sequence[str]) -> None:

@@ -23,6 +23,8 @@ MAX_EXTRA = 64 << 20
 MAX_DIRECTORY = 32 << 20  # a member takes about 100 bytes
 END, END_SIZE, MAX_COMMENT = b"PK\x05\x06", 22, 0xFFFF
 LOCATOR, LOCATOR_SIZE, END64 = b"PK\x06\x07", 20, b"PK\x06\x06"
+# What zipfile raises beside its own errors, at names, offsets and versions that make no sense.
+UNREADABLE = (EOFError, OSError, OverflowError, RuntimeError, ValueError)
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever the file is made
 
 
@@ -66,7 +68,7 @@ class Archive:
         try:
             with self.zipped.open(info) as member:
                 return member.read(info.file_size)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, *UNREADABLE) as error:
             raise BadArchive(f"{name} cannot be read: {error}") from error
 
     def extra_file(self, name: str) -> bytes | None:
@@ -86,7 +88,7 @@ def opened(path: Path) -> Iterator[Archive]:
             raise BadArchive(f"a directory of {size} bytes, and {MAX_DIRECTORY} are allowed")
         try:
             zipped = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+        except (zipfile.BadZipFile, struct.error, *UNREADABLE) as error:
             raise BadArchive(f"not a zip file: {error}") from error
         with zipped:
             yield Archive(file, zipped)

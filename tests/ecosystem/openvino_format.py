@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import (
@@ -119,7 +118,7 @@ class OpenVinoBackend(Backend):
         )
 
 
-def import_openvino() -> ModuleType:
+def import_openvino() -> Any:
     """openvino without its reports to its makers, for which it writes to the user's home."""
     # It does without them where this module cannot be imported.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -60,8 +60,14 @@ def test_a_companion_in_the_way_is_found_before_the_slow_part(
 def test_weights_of_another_model_fail(manager: ClosedManager, tmp_path: Path) -> None:
     for seed in (0, 1):
         output = tmp_path / f"{seed}.xml"
-        given = {"input_size": INPUT_SIZE, "manager": manager}
-        api.export("openvino", tiny_cnn(seed), output=output, verify=False, **given)
+        api.export(
+            "openvino",
+            tiny_cnn(seed),
+            input_size=INPUT_SIZE,
+            output=output,
+            verify=False,
+            manager=manager,
+        )
     (tmp_path / "1.bin").replace(tmp_path / "0.bin")
     verdict = api.verify(tmp_path / "0.xml", manager=manager)
     assert (verdict.status, verdict.reason) == ("failed", "0.bin is not the file that was verified")

@@ -282,9 +282,7 @@ def _adopt(module: torch.nn.Module, shared: Mapping[str, Any]) -> BuiltModel:
     mean, std = shared["mean"] or config.get("mean"), shared["std"] or config.get("std")
     if mean is None or std is None:
         notes.append("the module says no mean and std: its input is taken as pixels in [0, 1]")
-    was_training = module.training
     copied = copy.deepcopy(module).eval()
-    module.train(was_training)
     built = BuiltModel(
         module=copied,
         name=type(module).__name__,

@@ -49,7 +49,7 @@ def check_name(name: str, model_kwarg: tuple[str, ...] = ()) -> None:
             )
         return
     if ":" in name:
-        if not re.match(r"hf[-_]hub:[\w.-]+/[\w.-]+(@[\w.-]+)?$", name):
+        if not re.fullmatch(r"hf[-_]hub:\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?", name):
             raise ModelError(
                 f"{name!r} is not a model name",
                 "MODEL is a timm name, hf-hub:org/name, or local-dir:PATH",
@@ -114,6 +114,6 @@ def parse_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise RequestError(f"--model-kwarg cannot set {key}", f"use {option}" if option else "")
         try:
             result[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             result[key] = value
     return result

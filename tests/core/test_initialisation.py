@@ -68,6 +68,20 @@ def test_timm_s_own_weights_do_hide_layers() -> None:
     assert decibels(signal, noise) > FLOOR_DB
 
 
+def test_what_vanishes_beside_activations_of_one_is_made_to_matter() -> None:
+    """A class token of 1e-6, and the gain of 0 that switches a branch of one number off."""
+    module = nn.Module()
+    module.token = nn.Parameter(torch.randn(1, 1, 64) * 1e-6)
+    module.gain = nn.Parameter(torch.tensor(0.0))
+    module.temperature = nn.Parameter(torch.tensor(1.0))
+    module.bias = nn.Parameter(torch.zeros(1))
+    make_informative(module, torch.zeros(1), 0)
+    assert 0.05 < module.token.std().item() < 0.2
+    assert 0.5 <= module.gain.item() <= 1.5
+    assert module.temperature.item() == 1.0
+    assert 0.0 < abs(module.bias.item()) < 0.5
+
+
 def test_the_seed_decides() -> None:
     one, two = (informative("test_resnet")[0].state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import faults
-import pytest
 import torch
 
 import timmx_core
@@ -35,9 +34,13 @@ def spoiling(
     *,
     inject: Inject | None = None,
     manifest: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    hidden: bool = True,
     artifact: Callable[[Artifact], Artifact] | None = None,
 ) -> Backend:
-    """The same format with a bug in its converter, in what it embeds, or in what it states."""
+    """The same format with a bug in its converter, in what it embeds, or in what it states.
+
+    :param hidden: reading has a bug that makes up for the one in embedding, while it exports.
+    """
     kind = type(backend)
 
     class Spoiling(kind):  # type: ignore[misc, valid-type]
@@ -57,9 +60,9 @@ def spoiling(
             return bool(super().embed(made, data))
 
         def read(self, path: Path) -> bytes | None:
-            # Core compares what was embedded with what it gave; this bug is in both directions.
             found: bytes | None = super().read(path)
-            return self.given if found is not None and manifest is not None else found
+            spoiled = manifest is not None and hidden and found is not None
+            return self.given if spoiled else found
 
     # The worker opens the file with the format as it is.
     Spoiling.__module__, Spoiling.__qualname__ = kind.__module__, kind.__qualname__
@@ -113,8 +116,9 @@ class Trial:
     exported: int  # exit code of the export
     published: bool
     reason: str
-    with_record: Verdict | None
+    with_record: Verdict | None  # of the file that was refused, later
     without_record: Verdict | None
+    snr_db: float | None = None  # as the export measured it
 
     @property
     def caught(self) -> bool:
@@ -153,9 +157,11 @@ def try_fault(
     file = kept / target.name
     if not later or not file.exists():
         return Trial(code, published, reason, None, None)
+    rated = [m["snr_db"] for m in record_of(file)["verdict"]["measurements"]]
+    snr_db = min((value for value in rated if value is not None), default=None)
     with_record = verify(backend, file)
     record_path(file).unlink()
-    return Trial(code, published, reason, with_record, verify(backend, file))
+    return Trial(code, published, reason, with_record, verify(backend, file), snr_db)
 
 
 def record_of(path: Path) -> dict[str, Any]:
@@ -193,30 +199,3 @@ def flip_weights(path: Path, weights: list[torch.Tensor]) -> bool:
             path.write_bytes(data)
             return True
     return False
-
-
-# ---------------------------------------------------------------- the suite
-
-SMALL = "test_convnext"  # timm's own for tests: depthwise and dense layers, norms, LayerScale
-SIZE = (3, 64, 64)
-
-
-class FaultSuite:
-    """Every fault once on one small model. A format gets it by naming its backend::
-
-    class TestMyFormat(FaultSuite):
-        backend = MyBackend()
-    """
-
-    backend: Backend
-    model: Model = SMALL
-    options: Mapping[str, Any] = {"input_size": SIZE}
-
-    @pytest.fixture(scope="class")
-    def good(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A good file with its record; to be copied by who spoils it."""
-        return self.export_good(tmp_path_factory.mktemp("good"))
-
-    def export_good(self, folder: Path, **options: Any) -> Path:
-        target = folder / f"model{self.backend.suffixes[0]}"
-        return export(self.backend, self.model, target, **{**self.options, **options})

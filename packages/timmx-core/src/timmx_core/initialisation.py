@@ -63,8 +63,8 @@ def _enliven(parameter: torch.nn.Parameter, is_bias: bool, generator: torch.Gene
             values.mul_(_uniform(values, generator))
         elif constant or float(values.std()) < FAINT * wanted:
             values.copy_(torch.randn(values.shape, generator=generator) * wanted)
-    elif (constant and first != 0 and not is_bias) or (vanishing and parameter.numel() == 1):
-        # A LayerScale of 1e-6 and a gain of 1 both become gains of the order of one.
+    elif not is_bias and ((constant and first != 0) or (vanishing and parameter.numel() == 1)):
+        # A LayerScale of 1e-6, a gain of 1 and one of 0 become gains of the order of one.
         values.copy_(_uniform(values, generator) * math.copysign(1.0, first))
     elif constant or vanishing:
         # A bias of the order of one would drown what depends on the image.

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +264,153 @@ def test_a_script_that_writes_files_is_refused(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     path = tmp_path / "bad.pt"
     saving.save_script(torch.jit.script(Saving(str(trace))), path, saving.ports(["input"], ["o"]))
-    with pytest.raises(ArtifactError, match=r"\.save"):
+    with pytest.raises(ArtifactError, match="uses 'save'"):
         TorchScriptBackend().open(path, {})
     assert not trace.exists()
+
+
+# ------------------------------------------------------------------------------- corpus
+# Files that an earlier screening let through; with each, torch wrote the trace.
+
+
+class Adding(torch.nn.Module):
+    """A program that writes nothing."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Adds one."""
+        return image + 1.0
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "good.pt"
+    saving.save_script(torch.jit.script(Adding()), path, saving.ports(["input"], ["o"]))
+    return path
+
+
+CALLS = {
+    "by attribute": 'torch.save(image, "{trace}")',
+    "by a name in a string": 'getattr(torch, "save")(image, "{trace}")',
+    "by a name with an escape": 'getattr(torch, "sa\\x76e")(image, "{trace}")',
+    "by a name in two strings": 'getattr(torch, "sa" "ve")(image, "{trace}")',
+    "by strings twice": 'getattr(getattr(ops, "aten"), "save")(image, "{trace}")',
+    "across a comment": '(torch. # word\n save)(image, "{trace}")',
+    "across lines": '(torch.\n save)(image, "{trace}")',
+    "by another name": 't = torch\n    t.save(image, "{trace}")',
+    "by the operators": 'ops.aten.save(image, "{trace}")',
+    "by the operators under another name": 'o = ops\n    o.aten.save(image, "{trace}")',
+    "a mapped file": '_0 = torch.from_file("{trace}", True, 4)',
+    "operators of an extension": 'ops.image.write_jpeg(image, "{trace}", 75)',
+    "a class in C++": '_0 = __torch__.torch.classes.profiler._RecordFunction("{trace}")',
+}
+
+
+def source_of(script: Path) -> tuple[str, str]:
+    """The name and the text of the one source that a script has."""
+    with archive.opened(script) as opened:
+        (name,) = (n for n in opened.names("code/") if n.endswith(".py"))
+        return name, (opened.read(name, 1 << 20) or b"").decode()
+
+
+def scripted(script: Path, target: Path, call: str) -> Path:
+    """A copy of a script with a call in its source."""
+    name, source = source_of(script)
+    source = source.replace("    return", f"    {call}\n    return", 1)
+    return changed(script, target, {name: source.encode(), f"{name}.debug_pkl": None})
+
+
+@pytest.mark.parametrize("way", CALLS)
+def test_every_way_to_name_a_file_in_a_script_is_refused(
+    script: Path, tmp_path: Path, way: str
+) -> None:
+    trace = tmp_path / "trace"
+    bad = scripted(script, tmp_path / "bad.pt", CALLS[way].replace("{trace}", str(trace)))
+    with pytest.raises(ArtifactError, match="its program uses"):
+        TorchScriptBackend().open(bad, {})
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(("spelt", "other"), [("code/", "Code/"), (".py", ".PY")])
+def test_a_source_that_only_torch_takes_for_one_is_refused(
+    script: Path, tmp_path: Path, spelt: str, other: str
+) -> None:
+    """torch looks members up whatever the case of their letters."""
+    trace = tmp_path / "trace"
+    evil = scripted(script, tmp_path / "evil.pt", f'torch.save(image, "{trace}")')
+    name, source = source_of(evil)
+    members = {name: None, name.replace(spelt, other): source.encode(), "code/other.py": b""}
+    bad = changed(evil, tmp_path / "bad.pt", members)
+    with pytest.raises(ArtifactError, match="which torch did not write"):
+        TorchScriptBackend().open(bad, {})
+    both = changed(evil, tmp_path / "both.pt", {"Data.pkl": b"x"})
+    with pytest.raises(ArtifactError, match="one name to torch"):
+        TorchScriptBackend().open(both, {})
+    assert not trace.exists()
+
+
+def two_directories(evil: Path, good: Path, target: Path) -> Path:
+    """One archive to readers that believe the offset of its directory, another to `zipfile`.
+
+    Both hold members of the same names, so that their directories are of one size.
+    """
+    first, second = evil.read_bytes(), good.read_bytes()
+    size, start = struct.unpack_from("<LL", first, len(first) - 10)
+    size2, start2 = struct.unpack_from("<LL", second, len(second) - 10)
+    assert size == size2
+    pad = max(0, start2 - start)
+    directory = bytearray(first[start : start + size])
+    moved = bytearray(second[start2 : start2 + size])
+    position = 0
+    while position < size:
+        for entries, shift in ((directory, pad), (moved, start + pad - start2)):
+            (offset,) = struct.unpack_from("<L", entries, position + 42)
+            struct.pack_into("<L", entries, position + 42, offset + shift)
+        lengths = struct.unpack_from("<HHH", moved, position + 28)
+        position += 46 + sum(lengths)
+    end = bytearray(second[-22:])
+    struct.pack_into("<L", end, 16, start + pad)
+    parts = bytes(pad), first[:start], directory, second[:start2], moved, end
+    target.write_bytes(b"".join(parts))
+    return target
+
+
+def test_an_archive_that_is_two_archives_is_refused(script: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    evil = scripted(script, tmp_path / "evil.pt", f'torch.save(image, "{trace}")')
+    good = scripted(script, tmp_path / "good.pt", "image = torch.add(image, 0)")
+    bad = two_directories(evil, good, tmp_path / "bad.pt")
+    with zipfile.ZipFile(bad) as zipped:
+        source = next(n for n in zipped.namelist() if n.endswith(".py"))
+        assert b"save" not in zipped.read(source), "the trick works on zipfile"
+    with pytest.raises(ArtifactError, match="something stands before it"):
+        TorchScriptBackend().open(bad, {})
+    assert not trace.exists()
+
+
+def test_what_follows_an_archive_is_refused(script: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(script.read_bytes() + b"x")
+    with pytest.raises(ArtifactError, match="something stands behind it"):
+        TorchScriptBackend().open(bad, {})
+
+
+def test_pickled_objects_of_classes_in_c_are_refused(script: Path, tmp_path: Path) -> None:
+    bad = changed(
+        script, tmp_path / "bad.pt", {"constants.pkl": b"\x80\x02c__torch__.torch\nclasses.x.Y\n."}
+    )
+    with pytest.raises(ArtifactError, match="C\\+\\+ classes"):
+        TorchScriptBackend().open(bad, {})
+
+
+def test_scripts_of_timm_pass(tmp_path: Path) -> None:
+    """What torch writes for a traced model with numbered children."""
+    import timm
+
+    model = timm.create_model("test_resnet", exportable=True).eval()
+    path = tmp_path / "good.pt"
+    traced = torch.jit.trace(model, torch.ones(1, 3, 64, 64))
+    saving.save_script(traced, path, saving.ports(["input"], ["output"]))
+    with archive.opened(path) as opened:
+        code = b"".join(opened.read(n, 1 << 24) or b"" for n in opened.names("code/"))
+    assert b"getattr(" in code
+    screening.screen_script(path)

@@ -37,6 +37,9 @@ LAYERS = (
 REAL_PROCESS = frozenset({"output constant", "batch shuffled", "one NaN"})
 
 
+_good: dict[type, Path] = {}
+
+
 class InlineWorker:
     """Runs a file in this process: what is tried here is the verdict, and imports take seconds."""
 
@@ -92,9 +95,19 @@ class FaultSuite:
             monkeypatch.setattr(timmx_core.verification, "Worker", InlineWorker)
 
     @pytest.fixture
-    def file(self, tmp_path: Path) -> Path:
-        """A good file with its record, to be spoiled."""
-        return self.export(tmp_path / "file")
+    def good(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A good file of this format, in a folder of its own; not to be changed."""
+        kind = type(self)
+        if kind not in _good:
+            folder = tmp_path_factory.mktemp("good")
+            _good[kind] = self.export(folder, verify=False, labels="imagenet-1k")
+        return _good[kind]
+
+    @pytest.fixture
+    def file(self, good: Path, tmp_path: Path) -> Path:
+        """A copy of it, with its record, to be spoiled."""
+        shutil.copytree(good.parent, tmp_path / "file")
+        return tmp_path / "file" / good.name
 
     @property
     def name(self) -> str:
@@ -155,46 +168,38 @@ class FaultSuite:
         assert fault_trials.code_of(self.backend, path) == FAILED
 
     @pytest.mark.parametrize("fault", faults.MANIFEST, ids=lambda fault: fault.name)
-    def test_a_manifest_that_is_wrong_in_the_file(
-        self, fault: faults.ManifestFault, tmp_path: Path
-    ) -> None:
+    def test_a_manifest_that_was_changed(self, fault: faults.ManifestFault, file: Path) -> None:
         """The record beside it says otherwise; without one, the manifest's own digest does."""
-        faulty = fault_trials.spoiling(self.backend, manifest=fault.of)
-        path = self.export(tmp_path, faulty, verify=False, **fault.options)
-        record = fault_trials.record_of(path)
-        if self.backend.read(path) is None:
-            # There is no room in such files: the record is all that says anything.
-            fault_trials.write_record(path, record | {"manifest": fault.of(record["manifest"])})
-        assert fault_trials.code_of(self.backend, path) == FAILED
-        fault_trials.write_record(path, record | {"manifest": fault.of(record["manifest"])})
-        assert fault_trials.code_of(self.backend, path) == FAILED
-        if self.backend.read(path) is not None:
-            record_path(path).unlink()
-            assert fault_trials.code_of(self.backend, path) == FAILED
+        backend = fault_trials.spoiling(self.backend, found=fault.of)
+        record = fault_trials.record_of(file)
+        wrong = record | {"manifest": fault.of(record["manifest"])}
+        if self.backend.read(file) is not None:
+            assert fault_trials.code_of(backend, file) == FAILED
+        fault_trials.write_record(file, wrong)
+        assert fault_trials.code_of(self.backend, file) == FAILED
+        assert fault_trials.code_of(backend, file) == FAILED
+        record_path(file).unlink()
+        assert fault_trials.code_of(backend, file) == FAILED
 
     @pytest.mark.parametrize(
         "fault", [fault for fault in faults.MANIFEST if fault.found], ids=lambda fault: fault.name
     )
     def test_a_manifest_that_was_wrong_from_the_start(
-        self, fault: faults.ManifestFault, tmp_path: Path
+        self, fault: faults.ManifestFault, file: Path
     ) -> None:
-        """Its digest fits, and there is no record: the measure or a contradiction must tell."""
-        faulty = fault_trials.spoiling(self.backend, manifest=fault.signed)
-        path = self.export(tmp_path, faulty, verify=False, **fault.options)
-        record = fault_trials.record_of(path)
-        if self.backend.read(path) is None:
-            fault_trials.write_record(path, record | {"manifest": fault.signed(record["manifest"])})
-        else:
-            record_path(path).unlink()
-        assert fault_trials.code_of(self.backend, path) == FAILED
+        """Its digest fits, and so does the record: the measure or a contradiction must tell."""
+        backend = fault_trials.spoiling(self.backend, found=fault.signed)
+        record = fault_trials.record_of(file)
+        fault_trials.write_record(file, record | {"manifest": fault.signed(record["manifest"])})
+        assert fault_trials.code_of(backend, file) == FAILED
 
-    def test_labels_of_a_file_of_ones_own(self, tmp_path: Path) -> None:
+    def test_labels_of_ones_own(self, tmp_path: Path) -> None:
         """There is no list to compare with, but the record and the manifest's digest."""
         labels = tmp_path / "labels.txt"
         labels.write_text("".join(f"class {i}\n" for i in range(1000)))
         fault = faults.MANIFEST[0]
-        faulty = fault_trials.spoiling(self.backend, manifest=fault.of)
-        path = self.export(tmp_path, faulty, verify=False, labels=str(labels))
+        faulty = fault_trials.spoiling(self.backend, embedded=fault.of)
+        path = self.export(tmp_path / "out", faulty, verify=False, labels=str(labels))
         if self.backend.read(path) is None:
             record = fault_trials.record_of(path)
             fault_trials.write_record(path, record | {"manifest": fault.of(record["manifest"])})
@@ -214,7 +219,7 @@ class FaultSuite:
     def test_a_manifest_that_does_not_come_back(self, tmp_path: Path) -> None:
         self.require("embedding", {})
         spoil = faults.MANIFEST[-1].of
-        faulty = fault_trials.spoiling(self.backend, manifest=spoil, hidden=False)
+        faulty = fault_trials.spoiling(self.backend, embedded=spoil, hidden=False)
         with pytest.raises(ExportError, match="read back"):
             self.export(tmp_path / "out", faulty, verify=False)
         assert not (tmp_path / "out").exists()
@@ -223,9 +228,9 @@ class FaultSuite:
 
     def test_a_truncated_file(self, file: Path) -> None:
         """Its record knows it otherwise; without one there may be nothing to read any more."""
-        if not file.is_file():
-            pytest.skip("the file is a folder")
-        os.truncate(file, file.stat().st_size * 2 // 3)
+        parts = [file] if file.is_file() else [p for p in file.rglob("*") if p.is_file()]
+        largest = max(parts, key=lambda part: part.stat().st_size)
+        os.truncate(largest, largest.stat().st_size * 2 // 3)
         assert fault_trials.code_of(self.backend, file) == FAILED
         record_path(file).unlink()
         assert fault_trials.code_of(self.backend, file) in (FAILED, ArtifactError.exit_code)

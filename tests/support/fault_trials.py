@@ -27,19 +27,23 @@ from timmx_core.results import Verdict
 
 Model = str | torch.nn.Module
 Inject = Callable[[LoadedModel], torch.nn.Module]
+Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def spoiling(
     backend: Backend,
     *,
     inject: Inject | None = None,
-    manifest: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    embedded: Change | None = None,
     hidden: bool = True,
+    found: Change | None = None,
     artifact: Callable[[Artifact], Artifact] | None = None,
 ) -> Backend:
     """The same format with a bug in its converter, in what it embeds, or in what it states.
 
-    :param hidden: reading has a bug that makes up for the one in embedding, while it exports.
+    :param embedded: changes the manifest that goes into the file.
+    :param hidden: what was embedded is not read back as it is, so that core does not see it.
+    :param found: changes the manifest that comes out, as if it stood so in the file.
     """
     kind = type(backend)
 
@@ -55,14 +59,15 @@ def spoiling(
 
         def embed(self, made: Artifact, data: bytes) -> bool:
             self.given = data
-            if manifest is not None:
-                data = json.dumps(manifest(json.loads(data))).encode()
+            if embedded is not None:
+                data = json.dumps(embedded(json.loads(data))).encode()
             return bool(super().embed(made, data))
 
         def read(self, path: Path) -> bytes | None:
-            found: bytes | None = super().read(path)
-            spoiled = manifest is not None and hidden and found is not None
-            return self.given if spoiled else found
+            data: bytes | None = super().read(path)
+            if data is not None and found is not None:
+                return json.dumps(found(json.loads(data))).encode()
+            return self.given if data is not None and embedded is not None and hidden else data
 
     # The worker opens the file with the format as it is.
     Spoiling.__module__, Spoiling.__qualname__ = kind.__module__, kind.__qualname__

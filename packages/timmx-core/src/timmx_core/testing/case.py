@@ -25,7 +25,7 @@ class Case:
     no_several_outputs: ClassVar[str] = ""  # why it cannot give more than one output
     no_transformer: ClassVar[str] = ""  # why it cannot convert a vision transformer
     libraries_write: ClassVar[Mapping[str, str]] = {}  # "home/.vendor" -> why that is accepted
-    timeout: ClassVar[float] = 60.0  # seconds for each process that the suite starts
+    timeout: ClassVar[float] = 300.0  # seconds for each process that the suite starts
     _lab: ClassVar[Lab]
 
     @pytest.fixture

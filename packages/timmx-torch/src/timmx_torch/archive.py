@@ -1,0 +1,124 @@
+"""The zip archives that torch writes, read and extended without torch.
+
+All members lie below one root folder, and only the source in a TorchScript file is compressed.
+Nothing is read without a bound: `zipfile` reads a directory of any size, so its size is looked up
+first.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+Kind = Literal["pt2", "torchscript"]
+
+MANIFEST = "timmx.json"  # extra files
+PORTS = "timmx-ports.json"
+MAX_EXTRA = 64 << 20
+MAX_DIRECTORY = 32 << 20  # a member takes about 100 bytes
+END, END_SIZE, MAX_COMMENT = b"PK\x05\x06", 22, 0xFFFF
+LOCATOR, LOCATOR_SIZE, END64 = b"PK\x06\x07", 20, b"PK\x06\x06"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever the file is made
+
+
+class BadArchive(ValueError):
+    """Not an archive as torch writes it, or one beyond the limits."""
+
+
+class Archive:
+    """An open archive."""
+
+    def __init__(self, file: BinaryIO, zipped: zipfile.ZipFile) -> None:
+        self.file = file
+        self.zipped = zipped
+        self.members = {info.filename: info for info in zipped.infolist()}
+        self.root = next(iter(self.members), "").partition("/")[0]
+
+    @property
+    def kind(self) -> Kind | None:
+        """What torch wrote, by the members; None: another kind of zip file."""
+        if f"{self.root}/archive_format" in self.members:
+            return "pt2" if self.read("archive_format", 16) == b"pt2" else None
+        if f"{self.root}/constants.pkl" in self.members and self.names("code/"):
+            return "torchscript"
+        return None
+
+    def names(self, prefix: str = "") -> list[str]:
+        """The members below the root folder that start with `prefix`, without the root."""
+        start = f"{self.root}/"
+        return [n[len(start) :] for n in self.members if n.startswith(start + prefix)]
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        """A member's bytes; None where there is no such member.
+
+        :raises BadArchive: it is larger than `limit`, or broken.
+        """
+        info = self.members.get(f"{self.root}/{name}")
+        if info is None:
+            return None
+        if info.file_size > limit:
+            raise BadArchive(f"{name} has {info.file_size} bytes, and {limit} are allowed")
+        try:
+            with self.zipped.open(info) as member:
+                return member.read(info.file_size)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+            raise BadArchive(f"{name} cannot be read: {error}") from error
+
+    def extra_file(self, name: str) -> bytes | None:
+        """An extra file; None where there is none of that name."""
+        return self.read(f"extra/{name}", MAX_EXTRA)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+    """Open an archive for reading.
+
+    :raises BadArchive: not a zip file, or its directory is beyond the limits.
+    """
+    with path.open("rb") as file:
+        size = _directory_size(file)
+        if size > MAX_DIRECTORY:
+            raise BadArchive(f"a directory of {size} bytes, and {MAX_DIRECTORY} are allowed")
+        try:
+            zipped = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+            raise BadArchive(f"not a zip file: {error}") from error
+        with zipped:
+            yield Archive(file, zipped)
+
+
+def add_extra(path: Path, name: str, data: bytes) -> None:
+    """Append an extra file; nothing else of the archive is moved or read.
+
+    :raises BadArchive: not an archive of torch's, or one that holds this extra file already.
+    """
+    with opened(path) as archive:
+        root = archive.root
+        if f"extra/{name}" in archive.names():
+            raise BadArchive(f"{path.name} holds {name} already")
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr(zipfile.ZipInfo(f"{root}/extra/{name}", EPOCH), data)
+
+
+def _directory_size(file: BinaryIO) -> int:
+    """The size in bytes of the archive's directory, as its end record says."""
+    total = file.seek(0, 2)
+    start = max(0, total - END_SIZE - MAX_COMMENT)
+    file.seek(start)
+    tail = file.read()
+    position = tail.rfind(END)
+    if position < 0 or position + END_SIZE > len(tail):
+        raise BadArchive("not a zip file")
+    size: int = struct.unpack_from("<L", tail, position + 12)[0]
+    locator = position - LOCATOR_SIZE
+    if locator >= 0 and tail[locator : locator + 4] == LOCATOR:
+        file.seek(min(struct.unpack_from("<Q", tail, locator + 8)[0], total))
+        end64 = file.read(48)
+        if len(end64) == 48 and end64[:4] == END64:
+            size = max(size if size != 0xFFFFFFFF else 0, struct.unpack_from("<Q", end64, 40)[0])
+    return size

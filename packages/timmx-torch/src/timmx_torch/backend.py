@@ -1,0 +1,193 @@
+"""The formats `torch-export` and `torchscript`. Light to import: torch is imported on use."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timmx_core.backend import (
+    Artifact,
+    Backend,
+    Context,
+    ExportRequest,
+    LoadedModel,
+    Option,
+    Precision,
+    Runner,
+)
+from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
+from timmx_torch import archive
+
+FP32 = Precision("fp32", "float32", "float32", floor_db=80.0)
+FP16 = Precision("fp16", "float16", "float16", floor_db=30.0)
+BF16 = Precision("bf16", "bfloat16", "bfloat16", floor_db=25.0)
+
+RUN_DEVICE = Option(
+    "run_device",
+    "str",
+    "Device that the file is verified on: cpu, cuda, cuda:1.",
+    "cpu",
+    phase="run",
+    metavar="DEVICE",
+)
+
+
+class _TorchBackend(Backend):
+    """What both formats share: a zip archive, with metadata among its extra files."""
+
+    runs_on_torch = True
+    requires = ("torch>=2.10",)
+    kind: archive.Kind
+
+    def check_export(self, request: ExportRequest | None) -> None:
+        """See `Backend.check_export`."""
+        if importlib.util.find_spec("torch") is None:
+            raise MissingDependency("torch is not installed", "pip install timmx-torch")
+
+    def check_run(self) -> None:
+        """See `Backend.check_run`."""
+        if importlib.util.find_spec("torch") is None:
+            raise CannotRunHere("torch is not installed", "pip install timmx-torch")
+
+    def embed(self, artifact: Artifact, manifest: bytes) -> bool:
+        """Append the manifest as the extra file `timmx.json`."""
+        archive.add_extra(artifact.primary, archive.MANIFEST, manifest)
+        return True
+
+    def read(self, path: Path) -> bytes | None:
+        """See `Backend.read`."""
+        if not path.is_file():
+            return None
+        try:
+            with archive.opened(path) as opened:
+                return opened.extra_file(archive.MANIFEST) if opened.kind == self.kind else None
+        except archive.BadArchive as error:
+            if path.suffix in self.suffixes:
+                raise ArtifactError(f"{path.name} is not a {self.name} file: {error}") from error
+            return None
+
+
+class TorchExportBackend(_TorchBackend):
+    """`torch.export` programs."""
+
+    name = "torch-export"
+    help = "torch.export program (.pt2), for PyTorch and AOTInductor."
+    suffixes = (".pt2",)
+    precisions = (FP32, FP16, BF16)
+    options = (RUN_DEVICE,)
+    kind = "pt2"
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        """See `Backend.export`."""
+        from timmx_torch import casting, saving
+
+        dtype = casting.DTYPES.get(request.precision.name)
+        with context.stage("capture"):
+            module = model.module if dtype is None else casting.Cast(model.module, dtype)
+            program = model.capture(module)
+        with context.stage("save"):
+            ports = saving.ports([i.name for i in model.inputs], [o.name for o in model.outputs])
+            saving.save_program(program, context.primary, ports)
+        nodes = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+        return Artifact(
+            primary=context.primary,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            report={"nodes": len(nodes), "operators": counted(nodes)},
+        )
+
+    def preload(self) -> None:
+        """Import torch."""
+        self.check_run()
+        import torch  # noqa: F401
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        """See `Backend.open`."""
+        self.check_run()
+        from timmx_torch.runner import open_program
+
+        return open_program(path, options.get("run_device") or "cpu")
+
+    def snippet(self, manifest: Mapping[str, Any]) -> str:
+        """See `Backend.snippet`."""
+        return _snippet("torch.export.load(path).module()")
+
+
+class TorchScriptBackend(_TorchBackend):
+    """TorchScript modules."""
+
+    name = "torchscript"
+    help = "TorchScript module (.pt), for PyTorch and libtorch."
+    suffixes = (".pt", ".torchscript")
+    precisions = (FP32,)
+    options = (
+        Option(
+            "method",
+            "str",
+            "trace follows one example; script translates the model's source.",
+            "trace",
+            choices=("trace", "script"),
+        ),
+        Option("freeze", "bool", "Make the weights constants of the graph.", False),
+        RUN_DEVICE,
+    )
+    kind = "torchscript"
+
+    def build_options(self, request: ExportRequest) -> Mapping[str, Any]:
+        """See `Backend.build_options`."""
+        if request.options["method"] == "script":
+            return {"exportable": True, "scriptable": True}
+        return {"exportable": True}
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        """See `Backend.export`."""
+        from timmx_torch import saving, tracing
+
+        method, freeze = request.options["method"], request.options["freeze"]
+        with context.stage("trace" if method == "trace" else "script"):
+            script = tracing.to_script(model.module, model.example_inputs, method, freeze)
+        with context.stage("save"):
+            ports = saving.ports([i.name for i in model.inputs], [o.name for o in model.outputs])
+            saving.save_script(script, context.primary, ports)
+        nodes = [node.kind() for node in script.inlined_graph.nodes()]
+        return Artifact(
+            primary=context.primary,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            report={"method": method, "frozen": freeze, "operators": counted(nodes)},
+        )
+
+    def preload(self) -> None:
+        """Import torch."""
+        self.check_run()
+        import torch  # noqa: F401
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        """See `Backend.open`."""
+        self.check_run()
+        from timmx_torch.runner import open_script
+
+        return open_script(path, options.get("run_device") or "cpu")
+
+    def snippet(self, manifest: Mapping[str, Any]) -> str:
+        """See `Backend.snippet`."""
+        return _snippet("torch.jit.load(path)")
+
+
+def counted(names: list[str]) -> dict[str, int]:
+    """How often each name occurs, most frequent first."""
+    counts = {name: names.count(name) for name in set(names)}
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _snippet(load: str) -> str:
+    return (
+        "import torch\n"
+        f"module = {load}\n"
+        "with torch.inference_mode():\n"
+        "    result = module(torch.from_numpy(x))\n"
+        "outputs = [result] if isinstance(result, torch.Tensor) else list(result)\n"
+        "outputs = [output.numpy() for output in outputs]\n"
+    )

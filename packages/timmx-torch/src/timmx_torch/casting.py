@@ -1,0 +1,34 @@
+"""A model in fp16 or bf16 whose file still takes and gives float32. Imports torch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Cast(torch.nn.Module):
+    """`module` in `dtype`, with the casts of its inputs and outputs in the graph."""
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        # A copy: the same model may be exported by another format, too.
+        self.model = copy.deepcopy(module).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, image: torch.Tensor) -> Any:
+        """As `module`; integer images are left to its own conversion."""
+        if image.is_floating_point():
+            image = image.to(self.dtype)
+        return _to_float(self.model(image))
+
+
+def _to_float(result: Any) -> Any:
+    if isinstance(result, torch.Tensor):
+        return result.float() if result.is_floating_point() else result
+    if isinstance(result, dict):
+        return {name: _to_float(value) for name, value in result.items()}
+    return tuple(_to_float(value) for value in result)

@@ -1,0 +1,212 @@
+"""What a file may hold before torch opens it: torch's own loaders run what a file tells them to.
+
+`torch.export.load` (2.15) unpickles weights, constants and sample inputs without restriction where
+the archive says so, loads compiled libraries, resolves names like `torch.os.system` into nodes,
+evaluates shape expressions with sympy, and makes Python source of names. A file that
+`torch.export.save` wrote from a plain model needs none of that. A TorchScript file is a program,
+in a language of its own that can read and write files.
+
+No torch at import.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from timmx_core.errors import ArtifactError
+from timmx_torch.archive import Archive, BadArchive, opened
+
+MAX_GRAPH = 256 << 20
+MAX_CODE = 64 << 20
+MAX_SAMPLES = 1 << 30
+
+PT2_MEMBERS = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/(version|serialization_id)|extra/[^/]+"
+    r"|models/model\.json|data/sample_inputs/model\.pt"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json)"
+)
+TARGETS = re.compile(
+    r"torch\.ops\.(aten|prims|higher_order|torchvision|quantized_decomposed|torchao)(\.\w+){1,2}"
+    r"|torch\.(sym_\w+|_sym_sqrt)|math\.trunc"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_"
+    r"|lshift|rshift|getitem)"
+)
+FORBIDDEN_TARGETS = re.compile(r"torch\.ops\.aten\.from_file\b")
+NAME = re.compile(r"[\w.+\-]*")  # becomes Python source: nothing here can call or quote
+PATHS = frozenset({"fqn", "parameter_name", "buffer_name", "tensor_constant_name"})
+PATH = re.compile(r"[^\"'\\\n\r]*")  # is quoted in Python source
+# Shapes are sympy's own notation: "Add(Integer(1), Symbol('s77', positive=True))".
+LITERAL = re.compile(r"'([a-z]{1,3}\d+|[\d.eE+\-]+)'")
+EXPRESSION = re.compile(r"(?!.*\.\s*[A-Za-z_])[\w\s+\-*/%()<>=!.,&|~]*", re.ASCII | re.DOTALL)
+WORD = re.compile(r"[A-Za-z_]\w*(?!\w|\s*=(?!=))")  # but not the name of an argument
+SYMBOL = re.compile(r"[a-z]{1,3}\d+|e\d*")
+FUNCTIONS = frozenset(
+    "FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv LShift "
+    "RShift PowByNatural FloatPow FloatTrueDiv IntTrueDiv IsNonOverlappingAndDenseIndicator "
+    "TruncToFloat TruncToInt RoundToInt RoundDecimal ToFloat Identity Max Min Eq Ne Lt Le Gt Ge "
+    "And Or Not Abs Piecewise True False None Symbol Integer Float Rational Add Mul Pow "
+    "Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan floor ceiling "
+    "oo int_oo".split()  # noqa: SIM905
+)
+CONTAINERS = frozenset(
+    {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
+)
+
+# Attributes by which a TorchScript program reaches files, whatever it calls the module.
+CODE_ATTRIBUTES = re.compile(
+    r"\.[\s\\]*(save|from_file|read_file|write_file|load_tensor)\b(?![\s\\]*:)"
+)
+CODE_NAMESPACES = re.compile(
+    r"\bops[\s\\]*\.[\s\\]*(?!(?:aten|prim|prims|torchvision|quantized)\b)\w+"
+)
+
+
+def screen_program(path: Path) -> None:
+    """Refuse a `.pt2` file that holds more than a graph, plain tensors and tensor samples.
+
+    Heavy: the sample inputs are read with torch's restricted unpickler.
+
+    :raises ArtifactError: names what it holds.
+    """
+    with _screened(path) as archive:
+        for name in archive.names():
+            if not PT2_MEMBERS.fullmatch(name):
+                raise _refuse(path, f"it holds {name!r}, which may run code when it is loaded")
+        for name in ("weights", "constants"):
+            config = _json(archive, f"data/{name}/model_{name}_config.json")
+            if any(entry.get("use_pickle", True) for entry in config.get("config", {}).values()):
+                raise _refuse(path, f"its {name} are pickled")
+        try:
+            _check(_json(archive, "models/model.json"))
+        except (_Suspicious, RecursionError) as error:
+            raise _refuse(path, f"its graph holds {error}") from None
+        samples = archive.read("data/sample_inputs/model.pt", MAX_SAMPLES)
+        if samples:
+            _check_samples(path, samples)
+
+
+def screen_script(path: Path) -> None:
+    """Refuse a TorchScript file whose program opens files or calls unknown extensions.
+
+    :raises ArtifactError: names the call.
+    """
+    with _screened(path) as archive:
+        for name in archive.names("code/"):
+            if not name.endswith(".py"):
+                continue
+            code = (archive.read(name, MAX_CODE) or b"").decode("utf-8", "replace")
+            found = CODE_ATTRIBUTES.search(code) or CODE_NAMESPACES.search(code)
+            if found:
+                raise _refuse(path, f"its program uses {found.group(0)!r}")
+
+
+class _Suspicious(ValueError):
+    """What was found, as text."""
+
+
+def _check(node: Any, key: str = "") -> None:
+    """Walk the JSON of a graph; every string must be what its place allows."""
+    if isinstance(node, dict):
+        _check_object(node)
+    elif isinstance(node, list):
+        for item in node:
+            _check(item, key)
+    elif isinstance(node, str):
+        _check_string(node, key)
+
+
+def _check_object(node: Mapping[str, Any]) -> None:
+    for key, value in node.items():
+        _match(NAME, key, "a name")
+        if key in ("metadata", "as_string"):
+            continue  # never becomes code: strings for people, and arguments that stay strings
+        if key == "guards_code" and value:
+            raise _Suspicious("guards as Python source")
+        _check(value, key)
+
+
+def _check_string(value: str, key: str) -> None:
+    if key == "target":
+        _match(TARGETS, value, "a call of")
+        if FORBIDDEN_TARGETS.match(value):
+            raise _Suspicious(f"a call of {value!r}")
+    elif key == "expr_str":
+        bare = LITERAL.sub("0", value)
+        _match(EXPRESSION, bare, "an expression")
+        for word in WORD.findall(bare):
+            if word not in FUNCTIONS and not SYMBOL.fullmatch(word):
+                raise _Suspicious(f"an expression with {word!r}")
+    elif key in ("in_spec", "out_spec"):
+        _check_containers(json.loads(value) if value else None)
+    else:
+        _match(PATH if key in PATHS else NAME, value, "a name")
+
+
+def _check_containers(spec: Any) -> None:
+    """How arguments nest: torch makes objects of the types that are named there."""
+    if isinstance(spec, list):
+        for item in spec:
+            _check_containers(item)
+    elif isinstance(spec, dict):
+        if spec.get("type") not in CONTAINERS:
+            raise _Suspicious(f"an argument of type {spec['type']!r}")
+        if "__enum__" in str(spec.get("context")):
+            raise _Suspicious("an enumeration among its arguments")
+        _check_containers(spec.get("children_spec"))
+
+
+def _match(pattern: re.Pattern[str], value: str, what: str) -> None:
+    if not pattern.fullmatch(value):
+        raise _Suspicious(f"{what} {value[:80]!r}")
+
+
+def _check_samples(path: Path, data: bytes) -> None:
+    import torch
+
+    try:
+        torch.load(io.BytesIO(data), weights_only=True)
+    except Exception as error:  # whatever torch's unpickler raises
+        raise _refuse(path, "its sample inputs are more than tensors") from error
+
+
+def _json(archive: Archive, name: str) -> dict[str, Any]:
+    data = archive.read(name, MAX_GRAPH)
+    if data is None:
+        raise BadArchive(f"it lacks {name}")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadArchive(f"{name} is not JSON") from error
+    if not isinstance(value, dict):
+        raise BadArchive(f"{name} is not an object")
+    return value
+
+
+@contextmanager
+def _screened(path: Path) -> Iterator[Archive]:
+    """An open archive without tricks: one root folder, no member twice, little compressed."""
+    try:
+        with opened(path) as archive:
+            infos = archive.zipped.infolist()
+            if len(infos) != len(archive.names()):
+                raise BadArchive("it holds a member twice, or one outside its root folder")
+            packed = (i.file_size for i in infos if i.compress_type != zipfile.ZIP_STORED)
+            if sum(packed) > MAX_CODE:
+                raise BadArchive(f"it unpacks to more than {MAX_CODE} bytes")
+            yield archive
+    except BadArchive as error:
+        raise _refuse(path, str(error)) from error
+
+
+def _refuse(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path.name} is not opened: {why}", "timmx opens only what it could have written itself"
+    )

@@ -1,0 +1,34 @@
+"""What the tests of all packages share: a private home, no hub, real weights and photographs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import testdata
+
+# Before anything imports huggingface_hub, which reads these once; child processes inherit them.
+_HOME = Path(tempfile.mkdtemp(prefix="timmx-tests-"))
+os.environ["TIMMX_HOME"] = str(_HOME / "timmx")
+os.environ["HF_HOME"] = str(_HOME / "huggingface")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("TIMMX_DISABLE_PLUGINS", None)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def lite0_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tf_efficientnet_lite0` with ImageNet weights, for `local-dir:{lite0_dir}`."""
+    return testdata.write_lite0(tmp_path_factory.mktemp("models") / "tf_efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[testdata.Photograph]:
+    """Twenty JPEGs with their ImageNet classes."""
+    return testdata.photographs()

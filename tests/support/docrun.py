@@ -1,0 +1,205 @@
+"""Run the fenced commands of a Markdown page, and compare what they print with what it shows.
+
+All fences of a page run in one folder, in order, so that a later one may use an earlier one's file.
+
+- `console`: lines that start with `$ ` are commands (continued by a backslash), the lines after one
+  are what it prints. A command exits with 0, unless the next is `echo $?`. A command with no lines
+  after it may print anything.
+- `bash`, `python`: a script, which exits with 0.
+- `text`, `json`, `toml`, ...: not run. A fence without a language is an error.
+
+A fence is left out when the last line of text before it starts with `not run:` and a reason.
+
+Numbers may differ from those on the page (`resnet18` is no number), and runs of blanks count as
+one. `...` stands for anything within a line, and alone on a line for any number of lines.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ("bash", "console", "python")
+SHOWN = ("ini", "json", "mermaid", "text", "toml", "yaml")
+_MARK = "\x1e"
+_NOT_RUN = re.compile(r"^[\s>*_(]*not run: *\S", re.IGNORECASE)
+
+
+class PageError(AssertionError):
+    """The page does not do what it shows, or cannot be read."""
+
+
+@dataclass(frozen=True)
+class Fence:
+    page: Path
+    line: int  # of the opening backticks, from 1
+    language: str
+    body: str
+    not_run: bool
+
+    @property
+    def where(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Command:
+    text: str
+    shown: str | None  # None: the page shows no output
+
+
+def pages() -> list[Path]:
+    """Every page of the repository that people read."""
+    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/README.md")]
+    return sorted(found)
+
+
+def format_pages() -> list[Path]:
+    """The pages that need one format, and are run where that is installed."""
+    return sorted((ROOT / "docs/formats").glob("*.md"))
+
+
+def read_fences(page: Path) -> list[Fence]:
+    """The fences of a page.
+
+    :raises PageError: for a fence that is not closed, or whose language is not known.
+    """
+    fences = []
+    before = ""
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+    for number, line in lines:
+        opening = re.match(r"^( *)(`{3,})(.*)$", line)
+        if opening is None:
+            before = line if line.strip() else before
+            continue
+        indent, ticks, language = len(opening[1]), opening[2], opening[3].strip()
+        if language not in RUN + SHOWN:
+            raise PageError(f"{page}:{number}: a fence in {language!r}; known: {RUN + SHOWN}")
+        body = []
+        for _, inner in lines:
+            if inner.strip() == ticks:
+                break
+            body.append(inner[indent:] if not inner[:indent].strip() else inner)
+        else:
+            raise PageError(f"{page}:{number}: this fence is not closed")
+        not_run = _NOT_RUN.match(before) is not None
+        fences.append(Fence(page, number, language, "\n".join(body) + "\n", not_run))
+        before = ""
+    return fences
+
+
+def run_page(page: Path, folder: Path) -> int:
+    """Run the fences of a page in a folder, and say how many ran.
+
+    :raises PageError: for the first that fails or prints something else.
+    """
+    fences = [f for f in read_fences(page) if f.language in RUN and not f.not_run]
+    for fence in fences:
+        if fence.language == "console":
+            run_console(fence, folder)
+        else:
+            program = sys.executable if fence.language == "python" else "bash"
+            status, printed = _run([program, *_script(fence, folder)], folder)
+            if status:
+                raise PageError(f"{fence.where}: exit code {status}\n{printed}")
+    return len(fences)
+
+
+def run_console(fence: Fence, folder: Path) -> None:
+    """Run the commands of one `console` fence in one shell.
+
+    :raises PageError: when one fails unexpectedly, or prints something else than is shown.
+    """
+    commands = read_commands(fence)
+    script = "".join(
+        f'{command.text}\n_status=$?; printf "\\n{_MARK}%d\\n" $_status; (exit $_status)\n'
+        for command in commands
+    )
+    _, printed = _run(["bash", "-c", script], folder)
+    parts = re.split(rf"\n{_MARK}(\d+)\n", printed)
+    results = list(zip(parts[::2], map(int, parts[1::2]), strict=False))
+    if len(results) < len(commands):
+        raise PageError(f"{fence.where}: the shell ended early\n{printed}")
+    for number, (command, (output, status)) in enumerate(zip(commands, results, strict=True)):
+        where = f"{fence.where}: $ {command.text}"
+        asked = number + 1 < len(commands) and commands[number + 1].text == "echo $?"
+        if status and not asked:
+            raise PageError(f"{where}\nexit code {status}\n{output}")
+        exact = command.text == "echo $?"
+        if command.shown is not None and not matches(command.shown, output, exact=exact):
+            raise PageError(f"{where}\n--- shown\n{command.shown}\n--- printed\n{output}")
+
+
+def read_commands(fence: Fence) -> list[Command]:
+    """The commands of a `console` fence, with the output that follows each."""
+    commands: list[tuple[list[str], list[str]]] = []
+    continued = False
+    for line in fence.body.splitlines():
+        if continued:
+            commands[-1][0].append(line.removeprefix("> "))
+        elif line.startswith("$ "):
+            commands.append(([line.removeprefix("$ ")], []))
+        elif commands:
+            commands[-1][1].append(line)
+        elif line.strip():
+            raise PageError(f"{fence.where}: a console fence starts with `$ `, not {line!r}")
+        continued = bool(commands) and not commands[-1][1] and commands[-1][0][-1].endswith("\\")
+    return [
+        Command("\n".join(text), "\n".join(shown).strip("\n") or None) for text, shown in commands
+    ]
+
+
+def matches(shown: str, printed: str, *, exact: bool = False) -> bool:
+    """Whether `printed` is what `shown` promises; `exact`: its numbers too."""
+    lines = [_plain(line, exact=exact) for line in shown.strip().splitlines()]
+    pattern = ""
+    for line in lines:
+        if line == "...":
+            pattern += r"(?:[^\n]*\n)*"
+        else:
+            pattern += "[^\n]*?".join(re.escape(part) for part in line.split("...")) + r"\n"
+    text = "".join(_plain(line, exact=exact) + "\n" for line in printed.strip("\n ").splitlines())
+    return re.fullmatch(pattern, text) is not None
+
+
+def _plain(line: str, *, exact: bool) -> str:
+    line = " ".join(line.split())
+    # A number stands by itself or before its unit; one inside a word belongs to the word.
+    return line if exact else re.sub(r"(?<![\w.])\d+(?:[.,]\d+)*", "0", line)
+
+
+def _script(fence: Fence, folder: Path) -> list[str]:
+    # A file, and not standard input: an export starts processes that import the main script.
+    handle, name = tempfile.mkstemp(suffix=f".{fence.language}", text=True)
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(fence.body)
+    return [name] if fence.language == "python" else ["-euo", "pipefail", name]
+
+
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    """Exit code and everything printed, in the environment of the tests."""
+    bin_folder = str(Path(sys.executable).parent)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", "")]),
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+    }
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    return done.returncode, done.stdout

@@ -58,7 +58,9 @@ def run_case(format: str, model: str, options: tuple[str, ...], timeout: float) 
             *("--json", "-o", str(Path(folder) / f"model{suffix_of(format)}")),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, check=False
+            )
         except subprocess.TimeoutExpired:
             return {"exit_code": None, "status": "timeout", "reason": f"over {timeout:g} s"}
     row = row_of(done)
@@ -133,7 +135,7 @@ def run_all(chosen: argparse.Namespace, more: tuple[str, ...], out: Path) -> Non
         if label in rows and not (chosen.again or only):
             continue
         rows[label] = run_case(chosen.format, model, (*options, *more), chosen.timeout)
-        rows[label] |= {"model": model, "options": list((*options, *more))}
+        rows[label] |= {"model": model, "options": [*options, *more]}
         print(label, rows[label]["status"], rows[label].get("snr_db"), rows[label].get("reason"))
         ordered = {case[0]: rows[case[0]] for case in CASES if case[0] in rows}
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -32,3 +32,10 @@ def lite0_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def photographs() -> list[testdata.Photograph]:
     """Twenty JPEGs with their ImageNet classes."""
     return testdata.photographs()
+
+
+@pytest.fixture
+def page_folder(tmp_path: Path) -> Path:
+    """Where the commands of a page of the documentation run."""
+    testdata.furnish(tmp_path)
+    return tmp_path

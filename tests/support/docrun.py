@@ -11,7 +11,12 @@ All fences of a page run in one folder, in order, so that a later one may use an
 A fence is left out when the last line of text before it starts with `not run:` and a reason.
 
 Numbers may differ from those on the page (`resnet18` is no number), and runs of blanks count as
-one. `...` stands for anything within a line, and alone on a line for any number of lines.
+one. `...` stands for anything within a line, and alone on a line for any number of lines. The
+folder is shown as `/home/me`; it holds `image.jpg`, a photograph, and `lite0`, a network as timm's
+`local-dir:` takes it.
+
+`python tests/support/docrun.py PAGE...` rewrites what is shown where it no longer matches,
+and puts in what is missing.
 """
 
 from __future__ import annotations
@@ -24,9 +29,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import testdata
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("bash", "console", "python")
 SHOWN = ("ini", "json", "mermaid", "text", "toml", "yaml")
+HOME = "/home/me"
 _MARK = "\x1e"
 _NOT_RUN = re.compile(r"^[\s>*_(]*not run: *\S", re.IGNORECASE)
 
@@ -52,6 +60,13 @@ class Fence:
 class Command:
     text: str
     shown: str | None  # None: the page shows no output
+
+
+@dataclass(frozen=True)
+class Ran:
+    command: Command
+    status: int
+    printed: str
 
 
 def pages() -> list[Path]:
@@ -116,24 +131,54 @@ def run_console(fence: Fence, folder: Path) -> None:
 
     :raises PageError: when one fails unexpectedly, or prints something else than is shown.
     """
+    results = _run_commands(fence, folder)
+    for number, ran in enumerate(results):
+        where = f"{fence.where}: $ {ran.command.text}"
+        asked = number + 1 < len(results) and results[number + 1].command.text == "echo $?"
+        if ran.status and not asked:
+            raise PageError(f"{where}\nexit code {ran.status}\n{ran.printed}")
+        if not _as_shown(ran):
+            shown = f"--- shown\n{ran.command.shown}\n--- printed\n{ran.printed}"
+            raise PageError(f"{where}\n{shown}")
+
+
+def rewrite(page: Path, folder: Path) -> None:
+    """Run the `console` fences of a page, and put in what they print where that has changed."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    changes = []
+    for fence in read_fences(page):
+        if fence.language == "console" and not fence.not_run:
+            body = ""
+            for ran in _run_commands(fence, folder):
+                holds = ran.command.shown is not None and _as_shown(ran)
+                printed = ran.command.shown if holds else ran.printed
+                body += f"$ {ran.command.text}\n" + (f"{printed}\n" if printed else "")
+            changes.append((fence, body.splitlines()))
+    for fence, body_lines in reversed(changes):
+        lines[fence.line : fence.line + len(fence.body.splitlines())] = body_lines
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _run_commands(fence: Fence, folder: Path) -> list[Ran]:
     commands = read_commands(fence)
     script = "".join(
         f'{command.text}\n_status=$?; printf "\\n{_MARK}%d\\n" $_status; (exit $_status)\n'
         for command in commands
     )
     _, printed = _run(["bash", "-c", script], folder)
-    parts = re.split(rf"\n{_MARK}(\d+)\n", printed)
-    results = list(zip(parts[::2], map(int, parts[1::2]), strict=False))
-    if len(results) < len(commands):
+    parts = re.split(rf"\n{_MARK}(\d+)\n", printed.replace(str(folder), HOME))
+    outputs, statuses = parts[:-1:2], map(int, parts[1::2])
+    if len(outputs) < len(commands):
         raise PageError(f"{fence.where}: the shell ended early\n{printed}")
-    for number, (command, (output, status)) in enumerate(zip(commands, results, strict=True)):
-        where = f"{fence.where}: $ {command.text}"
-        asked = number + 1 < len(commands) and commands[number + 1].text == "echo $?"
-        if status and not asked:
-            raise PageError(f"{where}\nexit code {status}\n{output}")
-        exact = command.text == "echo $?"
-        if command.shown is not None and not matches(command.shown, output, exact=exact):
-            raise PageError(f"{where}\n--- shown\n{command.shown}\n--- printed\n{output}")
+    return [
+        Ran(command, status, output.strip("\n"))
+        for command, output, status in zip(commands, outputs, statuses, strict=True)
+    ]
+
+
+def _as_shown(ran: Ran) -> bool:
+    shown = ran.command.shown
+    return shown is None or matches(shown, ran.printed, exact=ran.command.text == "echo $?")
 
 
 def read_commands(fence: Fence) -> list[Command]:
@@ -176,10 +221,9 @@ def _plain(line: str, *, exact: bool) -> str:
 
 def _script(fence: Fence, folder: Path) -> list[str]:
     # A file, and not standard input: an export starts processes that import the main script.
-    handle, name = tempfile.mkstemp(suffix=f".{fence.language}", text=True)
-    with open(handle, "w", encoding="utf-8") as file:
-        file.write(fence.body)
-    return [name] if fence.language == "python" else ["-euo", "pipefail", name]
+    path = folder / f".page-{fence.line}.{fence.language}"
+    path.write_text(fence.body, encoding="utf-8")
+    return [str(path)] if fence.language == "python" else ["-euo", "pipefail", str(path)]
 
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
@@ -203,3 +247,14 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stdout
+
+
+def main(names: list[str]) -> None:
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            testdata.furnish(Path(folder))
+            rewrite(Path(name).resolve(), Path(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +95,12 @@ def write_lite0(folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
+
+
+def furnish(folder: Path) -> None:
+    """Put in what the pages of the documentation expect: `lite0`, a network, and `image.jpg`."""
+    write_lite0(folder / "lite0")
+    shutil.copyfile(photographs()[0].path, folder / "image.jpg")
 
 
 def _timm_name(name: str, blocks: list[tuple[int, int]]) -> str:

@@ -87,3 +87,11 @@ def test_a_reason_right_before_leaves_a_fence_out(tmp_path: Path) -> None:
 def test_every_fence_says_what_it_is(tmp_path: Path, text: str, why: str) -> None:
     with pytest.raises(docrun.PageError, match=why):
         page(tmp_path, text)
+
+
+def test_rewriting_keeps_what_still_holds(tmp_path: Path) -> None:
+    text = "a\n```console\n$ echo 1\n2\n$ echo b\nc\n$ pwd\n```\n\nz\n"
+    (tmp_path / "page.md").write_text(text)
+    docrun.rewrite(tmp_path / "page.md", tmp_path)
+    changed = text.replace("c\n$", "b\n$").replace("pwd\n", "pwd\n/home/me\n")
+    assert (tmp_path / "page.md").read_text() == changed

@@ -15,8 +15,8 @@ GENERAL = [page for page in docrun.pages() if page not in docrun.format_pages()]
 
 
 @pytest.mark.parametrize("page", GENERAL, ids=lambda p: str(p.relative_to(docrun.ROOT)))
-def test_page(page: Path, tmp_path: Path) -> None:
-    docrun.run_page(page, tmp_path)
+def test_page(page: Path, page_folder: Path) -> None:
+    docrun.run_page(page, page_folder)
 
 
 @pytest.mark.parametrize("page", docrun.format_pages(), ids=lambda p: p.name)

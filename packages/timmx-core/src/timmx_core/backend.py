@@ -47,6 +47,7 @@ class Option:
     minimum: float | None = None
     metavar: str | None = None
     short: str | None = None
+    unset: str = "none"  # what a default of None stands for, in the help: "the model's own"
 
 
 @dataclass(frozen=True)

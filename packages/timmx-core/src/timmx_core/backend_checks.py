@@ -103,7 +103,7 @@ def _check_options(backend: Any) -> None:
     for option in backend.options:
         if not isinstance(option, Option):
             raise InvalidBackendError(f"option {option!r} is no Option")
-        if not isinstance(option.name, str) or not OPTION_NAME.fullmatch(option.name):
+        if not OPTION_NAME.fullmatch(str(option.name)):
             raise InvalidBackendError(
                 f"option name {option.name!r} is not made of lowercase letters, digits and single "
                 "underscores"

@@ -177,8 +177,8 @@ def _write_cache(path: Path, data: object) -> None:
         return  # a home that cannot be written to costs time, nothing else
     temporary = Path(name)
     try:
-        with open(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(data, file)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

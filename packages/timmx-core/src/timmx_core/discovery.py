@@ -38,7 +38,7 @@ def candidates() -> Iterator[Candidate | Unreadable]:
         found: list[Candidate | Unreadable] = [
             _candidate(point) for point in metadata.entry_points(group=GROUP)
         ]
-    except Exception:
+    except Exception:  # noqa: BLE001
         # One distribution with broken metadata, whoever's it is, hides all the others there.
         found = list(_one_by_one())
     yield from sorted(found, key=lambda candidate: candidate.name)
@@ -50,7 +50,7 @@ def _one_by_one() -> Iterator[Candidate | Unreadable]:
         try:
             name = distribution.name
             points = [point for point in distribution.entry_points if point.group == GROUP]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever a broken file makes metadata raise)
             label = _folder_name(distribution)
             if label.startswith(OWN_PREFIX):
                 yield Unreadable(label, f"its metadata cannot be read: {error}")
@@ -65,14 +65,14 @@ def _candidate(point: metadata.EntryPoint) -> Candidate:
     if point.dist is not None:
         try:
             name, version = point.dist.name or "", point.dist.version or ""
-        except Exception:
+        except Exception:  # noqa: BLE001
             # The entry point is readable and the rest is not: the plugin still works.
             name = name or _folder_name(point.dist)
     return Candidate(point.name, name, version, point.value, point.load)
 
 
 def _folder_name(distribution: metadata.Distribution) -> str:
-    """ "timmx-onnx" from its folder `timmx_onnx-0.1.0.dist-info`, where metadata does not say."""
+    """`timmx-onnx` from its folder `timmx_onnx-0.1.0.dist-info`, where metadata does not say."""
     folder = getattr(distribution, "_path", None)
     stem = getattr(folder, "name", "").partition("-")[0]
     return str(stem).replace("_", "-")

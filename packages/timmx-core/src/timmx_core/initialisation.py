@@ -21,6 +21,8 @@ SCALE = (0.5, 1.5)  # range of gains that were constant
 BIAS = 0.1  # standard deviation of biases that were constant
 # A weight whose deviation is below this part of 1/sqrt(fan-in) passes next to nothing on.
 FAINT = 0.1
+# Of the average over channels.
+LEAST_VARIANCE = 0.01
 
 
 def make_informative(model: torch.nn.Module, pixels: torch.Tensor, seed: int) -> None:
@@ -88,8 +90,20 @@ def _set_statistics(model: torch.nn.Module, pixels: torch.Tensor) -> None:
     import torch
 
     norms = _norms_with_statistics(model)
-    with _only_training(norms), torch.no_grad():
-        model(pixels)
+    with torch.no_grad():
+        with _only_training(norms):
+            model(pixels)
+        for norm in norms:
+            _bound_variance(norm)
+
+
+def _bound_variance(norm: torch.nn.Module) -> None:
+    """A channel that hardly varied would be blown up, and its rounding errors with it."""
+    import torch
+
+    variance = norm.running_var
+    assert isinstance(variance, torch.Tensor)
+    variance.clamp_(min=float(variance.mean()) * LEAST_VARIANCE)
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def check_model(request: ExportRequest) -> None:
     if isinstance(request.model, str):
         models.check_name(request.model, request.shared["model_kwarg"])
         models.check_weights(request.model, request.shared)
+        models.check_hub(request.model, request.shared)
     if request.shared["labels"] != IMAGENET:
         read_labels(request.shared["labels"])
 

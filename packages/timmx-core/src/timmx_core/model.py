@@ -7,6 +7,7 @@ import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -138,6 +139,16 @@ def check_weights(name: str, shared: Mapping[str, Any]) -> None:
             )
 
 
+def check_hub(name: str, shared: Mapping[str, Any]) -> None:
+    """Refuse what only a hub has, where the hub cannot be reached; before torch is imported.
+
+    :raises ModelError: within seconds.
+    """
+    from_hub = name.startswith(("hf-hub:", "hf_hub:"))
+    if (from_hub or (shared["pretrained"] and ":" not in name)) and find_spec("huggingface_hub"):
+        weights.require_hub_or_cache(name.rpartition(":")[2])
+
+
 def parse_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
     """`KEY=VALUE` words as arguments; a value is a Python literal, or else the word itself.
 
@@ -164,7 +175,7 @@ def _build_named(
     timm = import_timm()
     import torch
 
-    _check_hub(name, shared)
+    _check_download(name, shared)
     task = _task(shared)
     arguments: dict[str, Any] = {
         "in_chans": _in_chans(shared),
@@ -219,13 +230,13 @@ def import_timm() -> Any:
     return timm
 
 
-def _check_hub(name: str, shared: Mapping[str, Any]) -> None:
+def _check_download(name: str, shared: Mapping[str, Any]) -> None:
     import timm
 
     if name.startswith(("hf-hub:", "hf_hub:")):
         if weights.in_hub_cache(name.partition(":")[2]):
             return
-        weights.require_hub(weights.hub_endpoint(), f"cannot load {name}")
+        weights.require_hub(weights.hub_endpoint(), f"cannot download the weights of {name}")
         return
     if not shared["pretrained"] or ":" in name:
         return

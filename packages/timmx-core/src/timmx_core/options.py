@@ -30,7 +30,9 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         group=MODEL,
         metavar="FILE",
     ),
-    Option("num_classes", "int", "Number of classes.", group=MODEL, minimum=1),
+    Option(
+        "num_classes", "int", "Number of classes.", group=MODEL, minimum=1, unset="the model's own"
+    ),
     Option(
         "model_kwarg",
         "str",
@@ -47,6 +49,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         "Which feature maps, as 1,2,3 (implies --features).",
         group=MODEL,
         metavar="I,J",
+        unset="all",
     ),
     Option(
         "embedding", "bool", "Export the pooled features instead of logits.", False, group=MODEL
@@ -60,7 +63,14 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         minimum=0,
     ),
     Option("device", "str", "Device that PyTorch uses: cpu, cuda, cuda:1.", "cpu", group=MODEL),
-    Option("in_chans", "int", "Number of input channels.", group=INPUT, minimum=1),
+    Option(
+        "in_chans",
+        "int",
+        "Number of input channels.",
+        group=INPUT,
+        minimum=1,
+        unset="the model's own",
+    ),
     Option(
         "input_size",
         "ints",
@@ -69,6 +79,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         arity=3,
         minimum=1,
         metavar="C H W",
+        unset="the model's own",
     ),
     Option("batch_size", "int", "Batch size.", 1, group=INPUT, minimum=1),
     Option("dynamic_batch", "bool", "Let the file take any batch size.", False, group=INPUT),
@@ -78,6 +89,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         "Least batch size (implies --dynamic-batch).",
         group=INPUT,
         minimum=1,
+        unset="1",
     ),
     Option(
         "batch_opt",
@@ -85,6 +97,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         "Batch size to tune for (implies --dynamic-batch).",
         group=INPUT,
         minimum=1,
+        unset="--batch-size",
     ),
     Option(
         "batch_max",
@@ -92,6 +105,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         "Largest batch size (implies --dynamic-batch).",
         group=INPUT,
         minimum=1,
+        unset="any",
     ),
     Option(
         "normalize",
@@ -103,16 +117,18 @@ SHARED_OPTIONS: tuple[Option, ...] = (
     Option(
         "mean",
         "floats",
-        "Mean per channel of pixels in [0, 1], instead of the model's own.",
+        "Mean per channel of pixels in [0, 1].",
         group=INPUT,
         metavar="M,M,M",
+        unset="the model's own",
     ),
     Option(
         "std",
         "floats",
-        "Standard deviation per channel, instead of the model's own.",
+        "Standard deviation per channel.",
         group=INPUT,
         metavar="S,S,S",
+        unset="the model's own",
     ),
     Option(
         "uint8_input",
@@ -125,10 +141,11 @@ SHARED_OPTIONS: tuple[Option, ...] = (
     Option(
         "output",
         "path",
-        "File to write; by default the model's name with the format's suffix.",
+        "File to write.",
         group=OUTPUT,
         short="-o",
         metavar="PATH",
+        unset="the model's name with the format's suffix",
     ),
     Option("overwrite", "bool", "Replace an existing file.", False, group=OUTPUT),
     Option("softmax", "bool", "Give probabilities instead of logits.", False, group=OUTPUT),

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class PluginRow:
 
     @property
     def label(self) -> str:
-        """ "timmx-onnx 0.1.0", or the plugin's name where no distribution is known."""
+        """`timmx-onnx 0.1.0`, or the plugin's name where no distribution is known."""
         return f"{self.distribution} {self.version}".strip() or self.name
 
 
@@ -62,16 +62,15 @@ def load_plugin(row: PluginRow, load: Callable[[], object]) -> Plugin:
             module = load()
             _check_version(module, row)
             plugin.hooks = _register(module, row.name)
-            for returned in call_hook(plugin, "timmx_backends"):
-                for backend in returned:
-                    plugin.backends.append(check_backend(backend))
+            for backend in _backends(plugin):
+                plugin.backends.append(check_backend(backend))
             _check_distinct(plugin.backends)
         row = replace(row, formats=tuple(backend.name for backend in plugin.backends))
     except KeyboardInterrupt:
         raise
     except IncompatibleError as error:
         row = replace(row, status="incompatible", error=error.args[0], remedy=error.args[1])
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         # SystemExit too: a plugin must not end the program by being imported.
         known = tuple(backend.name for backend in plugin.backends)
         row = replace(
@@ -136,6 +135,16 @@ def call_hook(plugin: Plugin, hook: str, **arguments: Any) -> Any:
     return getattr(plugin.hooks.hook, hook)(**arguments)
 
 
+def _backends(plugin: Plugin) -> Iterable[object]:
+    assert plugin.hooks is not None
+    returned = call_hook(plugin, "timmx_backends")
+    # pluggy leaves out what is None.
+    if not returned and plugin.hooks.hook.timmx_backends.get_hookimpls():
+        raise InvalidBackendError("its timmx_backends returned None")
+    for backends in returned:
+        yield from backends
+
+
 def _check_distinct(backends: list[Backend]) -> None:
     names = [backend.name for backend in backends]
     for name in names:
@@ -149,7 +158,7 @@ def describe(error: BaseException) -> str:
         return str(error)
     try:
         text = " ".join(str(error).split())
-    except Exception:
+    except Exception:  # noqa: BLE001
         text = ""  # an exception of a broken plugin may be broken itself
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -139,7 +139,7 @@ class PluginManager:
                     return Path(found)
             except TimmxError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (plugins raise what they like)
                 log.warning("plugin %s: %s", plugin.row.name, describe(error))
         return None
 
@@ -152,7 +152,7 @@ class PluginManager:
         for plugin in self._plugins:
             try:
                 call_hook(plugin, "timmx_export_finished", request=request, result=result)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (plugins raise what they like)
                 row = plugin.row
                 warnings.append(f"plugin {row.name} ({row.label}) failed: {describe(error)}")
         return warnings
@@ -199,30 +199,31 @@ def _canonical(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-_lock = threading.Lock()
-_manager: PluginManager | None = None
+class _Current:
+    """The manager of this process."""
+
+    lock = threading.Lock()
+    manager: PluginManager | None = None
 
 
 def get_manager() -> PluginManager:
     """The plugins of this process, discovered on first use."""
-    global _manager
-    with _lock:
-        if _manager is None:
-            _manager = PluginManager.discover()
-        return _manager
+    with _Current.lock:
+        if _Current.manager is None:
+            _Current.manager = PluginManager.discover()
+        return _Current.manager
 
 
 @contextlib.contextmanager
 def use_manager(manager: PluginManager) -> Iterator[PluginManager]:
     """Let `get_manager` return this one, for tests and embedders."""
-    global _manager
-    with _lock:
-        before, _manager = _manager, manager
+    with _Current.lock:
+        before, _Current.manager = _Current.manager, manager
     try:
         yield manager
     finally:
-        with _lock:
-            _manager = before
+        with _Current.lock:
+            _Current.manager = before
 
 
 __all__ = ["PluginManager", "PluginRow", "get_manager", "missing_format_hint", "use_manager"]

@@ -84,7 +84,7 @@ def _configs(source: str) -> dict[str, Any]:
         flags = __future__.annotations.compiler_flag
         code = compile(module, "<timm>", "exec", flags=flags)
         namespace: dict[str, Any] = _Namespace()
-        exec(code, namespace)
+        exec(code, namespace)  # noqa: S102 (timm's own source, as importing it would run it)
         configs = namespace.get(CONFIGS)
     except Exception as error:
         raise UnreadableSourceError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pickle
@@ -173,6 +174,7 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return (text[0] if text else type(error).__name__)[:most]
 
 
+@functools.cache
 def require_hub(url: str, what: str) -> None:
     """Find out within seconds that a hub cannot be reached, before a client retries for minutes.
 
@@ -215,6 +217,18 @@ def hub_endpoint() -> str:
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)
+
+
+def require_hub_or_cache(name: str) -> None:
+    """The same before torch is imported: only the name is known, and not its repository.
+
+    :raises ModelError: nothing in the cache looks like it, and the hub does not answer.
+    """
+    from huggingface_hub import constants
+
+    word = name.partition("@")[0].rpartition("/")[2].partition(".")[0]
+    if not any(Path(constants.HF_HUB_CACHE).glob(f"models--*{word}*")):
+        require_hub(hub_endpoint(), f"cannot download the weights of {name}")
 
 
 def in_hub_cache(repo: str) -> bool:

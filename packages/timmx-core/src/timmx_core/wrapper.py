@@ -1,6 +1,7 @@
 """The one module that bakes an input contract into a model. Imports torch."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: TorchScript reads annotations, and not as strings.
+from typing import Any
 
 import torch
 
@@ -13,6 +14,9 @@ class InputContract(torch.nn.Module):
     Takes one image batch, float32 or uint8, (N, C, H, W) or (N, H, W, C), and gives a tensor or a
     tuple of tensors. It is written so that TorchScript can script it, too.
     """
+
+    # TorchScript leaves out the branches that these rule out; a list takes no softmax.
+    __constants__ = ("nhwc", "normalize", "softmax", "uint8")
 
     scale: torch.Tensor
     shift: torch.Tensor
@@ -37,7 +41,7 @@ class InputContract(torch.nn.Module):
         self.register_buffer("scale", scale.float().view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", shift.float().view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor) -> Any:
         """(N, C, H, W) or (N, H, W, C) to what the model gives for the normalised image."""
         if self.nhwc:
             image = image.permute(0, 3, 1, 2)
@@ -45,7 +49,7 @@ class InputContract(torch.nn.Module):
             image = image.to(self.scale.dtype)
         if self.normalize:
             image = image * self.scale + self.shift
-        result: torch.Tensor = self.model(image)
+        result = self.model(image)
         if self.softmax:
             result = torch.softmax(result, dim=-1)
         return result

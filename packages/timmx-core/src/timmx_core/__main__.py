@@ -1,0 +1,5 @@
+"""`python -m timmx_core` is `timmx`."""
+
+from timmx_core.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""`timmx FORMAT MODEL`: one command per format, made from the format's options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from timmx_core.cli.completion import complete_models
+from timmx_core.cli.parameters import GroupedCommand, given, heading_of, make_option
+from timmx_core.cli.settings import (
+    Settings,
+    json_option,
+    print_json,
+    print_result,
+    settings_of,
+    verbose_option,
+)
+from timmx_core.options import GROUPS, SHARED_OPTIONS, options_of
+
+if TYPE_CHECKING:
+    from timmx_core.backend import Backend
+    from timmx_core.results import ExportResult
+
+# \b: these lines are not wrapped.
+MODEL_HELP = """\b
+MODEL is
+  resnet50, resnet50.a1_in1k   a name of timm (see timmx list)
+  hf-hub:org/name              a model on a hub
+  local-dir:path               a folder with config.json and weights
+"""
+
+
+class FormatCommand(GroupedCommand):
+    """Exports to one format."""
+
+    headings = GROUPS
+
+
+def make_format_command(backend: Backend) -> click.Command:
+    """The command of a format; refused options are understood, in order to say why."""
+    refused = [option for option in SHARED_OPTIONS if option.name in backend.refuses]
+    parameters: list[click.Parameter] = [
+        click.Argument(["model"], metavar="MODEL", shell_complete=complete_models),
+        *(make_option(o, heading_of(o, backend.name)) for o in options_of(backend)),
+        *(make_option(o, heading_of(o, backend.name), hidden=True) for o in refused),
+        json_option(),
+        verbose_option(),
+    ]
+
+    def export(model: str, as_json: bool, **values: Any) -> None:
+        settings = settings_of(click.get_current_context())
+        _show(_export(backend.name, model, given(values), settings), settings, as_json)
+
+    return FormatCommand(
+        name=backend.name,
+        params=parameters,
+        callback=export,
+        help=f"{backend.help.rstrip('.')}.\n\n{MODEL_HELP}",
+        short_help=backend.help,
+    )
+
+
+def _export(format: str, model: str, values: dict[str, Any], settings: Settings) -> ExportResult:
+    from timmx_core import api
+    from timmx_core.cli.stages import StageReporter
+
+    with StageReporter(settings.terminal, live=not settings.verbose) as reporter:
+        return api.export(format, model, reporter=reporter, verbose=settings.verbose, **values)
+
+
+def _show(result: ExportResult, settings: Settings, as_json: bool) -> None:
+    from timmx_core.cli.summary import export_lines
+
+    for line in export_lines(result):
+        settings.terminal.line(line)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_result(str(result.path))

@@ -1,0 +1,95 @@
+"""`timmx inspect FILE`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from timmx_core.cli.settings import json_option, print_json, print_result
+
+if TYPE_CHECKING:
+    from timmx_core.results import Inspection
+
+
+@click.command("inspect", params=[json_option()])
+@click.argument("file", metavar="FILE", type=click.Path())
+@click.option(
+    "--snippet",
+    type=click.Choice(["python"]),
+    metavar="python",
+    help="Print the few lines that prepare an image and run the file.",
+)
+def inspect_command(file: str, snippet: str | None, as_json: bool) -> None:
+    """Show what an exported file says of itself.
+
+    Runs nothing of the file, and needs neither torch nor a converter.
+    """
+    from timmx_core import api
+
+    inspection = api.inspect(file)
+    source = api.snippet(inspection) if snippet else None
+    if as_json:
+        print_json(_to_json(inspection) | ({"snippet": source} if source is not None else {}))
+    else:
+        print_result(source if source is not None else "\n".join(_lines(inspection)))
+
+
+def _to_json(inspection: Inspection) -> dict[str, Any]:
+    from timmx_core.inspection import verdict_of
+
+    return {
+        "path": str(inspection.path),
+        "format": inspection.format,
+        "embedded": inspection.embedded,
+        "intact": inspection.intact,
+        "problems": list(inspection.problems),
+        "verdict": verdict_of(inspection),
+        "manifest": dict(inspection.manifest),
+        "record": None if inspection.record is None else dict(inspection.record),
+    }
+
+
+def _lines(inspection: Inspection) -> list[str]:
+    from timmx_core.cli.summary import port_lines
+    from timmx_core.inspection import verdict_of
+
+    manifest = inspection.manifest
+    lines = [
+        f"{'file':<9}{inspection.path} ({inspection.format})",
+        f"{'model':<9}{_model_text(manifest['model'])}",
+        *port_lines(manifest),
+        f"{'image':<9}{_image_text(manifest['preprocessing'])}",
+        f"{'numbers':<9}{_precision_text(manifest['precision'])}",
+    ]
+    if manifest.get("labels"):
+        lines.append(f"{'labels':<9}{len(manifest['labels'])}, {manifest['labels'][0]!r} first")
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    lines.append(f"{'made by':<9}{versions}")
+    lines += [f"{'note':<9}{note}" for note in manifest.get("notes", ())]
+    lines.append(f"{'verdict':<9}{verdict_of(inspection)}")
+    if inspection.record is None:
+        lines.append(f"{'':<9}there is no record beside the file; timmx verify checks it")
+    if not inspection.embedded:
+        lines.append(f"{'':<9}this is what the record says: the file itself holds no manifest")
+    return lines + [f"{'problem':<9}{problem}" for problem in inspection.problems]
+
+
+def _model_text(model: dict[str, Any]) -> str:
+    text = f"{model['name']}, {model['parameters'] / 1e6:.1f} M parameters"
+    weights = model["weights"]
+    return f"{text}, weights: {weights['origin']}"
+
+
+def _image_text(pre: dict[str, Any]) -> str:
+    return (
+        f"{pre['channels']} x {pre['height']} x {pre['width']}, {pre['interpolation']}, "
+        f"crop {pre['crop_pct']:g} ({pre['crop_mode']})"
+    )
+
+
+def _precision_text(precision: dict[str, Any]) -> str:
+    return (
+        f"{precision['name']}: {precision['weights']} weights, "
+        f"{precision['activations']} activations"
+    )

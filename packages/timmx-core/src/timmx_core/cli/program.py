@@ -1,0 +1,207 @@
+"""The outermost layer: arguments in, exit code out, and every error in one place."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from timmx_core.cli.settings import COMPLETE_VARIABLE, PROGRAM, Settings, discard_stdout, print_json
+from timmx_core.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    OutputError,
+    PluginError,
+    RequestError,
+    TimmxError,
+)
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asked this process to end: whatever is under way cleans up behind itself."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One run of the command line.
+
+    :return: the exit code.
+    """
+    if instruction := os.environ.get(COMPLETE_VARIABLE):
+        return _complete(instruction)
+    settings = Settings(json="--json" in arguments)
+    with _logging(settings), _signals():
+        try:
+            code = _invoke(list(arguments), settings)
+        except BrokenPipeError:
+            return _reader_gone()
+        except Exception as error:  # noqa: BLE001 (the last place that can explain it)
+            code = _report(error, settings)
+        except Terminated as end:
+            code = 128 + end.number
+        except KeyboardInterrupt:
+            settings.terminal.line("interrupted")
+            code = EXIT_INTERRUPTED
+    return code
+
+
+def _invoke(arguments: list[str], settings: Settings) -> int:
+    from timmx_core.cli.root import Root
+
+    root = Root()
+    try:
+        with root.make_context(PROGRAM, arguments, obj=settings) as ctx:
+            root.invoke(ctx)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        raise _as_request_error(error) from None
+    return 0
+
+
+def _as_request_error(error: click.ClickException) -> RequestError:
+    """click's usage errors in our words."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"{ctx.command_path} --help" if ctx is not None else ""
+    if isinstance(error, click.NoSuchOption):
+        near = _near_options(ctx, error.option_name)
+        hint = f"did you mean {' or '.join(near)}?" if near else hint
+        return RequestError(f"no option {error.option_name}", hint)
+    message = error.format_message().rstrip(".")
+    return RequestError(message[:1].lower() + message[1:], hint)
+
+
+def _near_options(ctx: click.Context | None, word: str) -> list[str]:
+    """The options that the help shows and that are spelt nearly so, best first."""
+    if ctx is None:
+        return []
+    known = [
+        name
+        for parameter in ctx.command.get_params(ctx)
+        if isinstance(parameter, click.Option) and not parameter.hidden
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    ]
+    return difflib.get_close_matches(word, known, n=2)
+
+
+def _report(error: Exception, settings: Settings) -> int:
+    """Tell the user, and whatever reads stdout when `--json` was asked for."""
+    if not isinstance(error, TimmxError):
+        return _report_bug(error, settings)
+    terminal = settings.terminal
+    if error.log_tail and not settings.verbose:
+        for line in error.log_tail.splitlines():
+            terminal.line(f"  | {line}")
+    terminal.error(error)
+    if error.log_path is not None:
+        terminal.labelled("log", str(error.log_path))
+    if settings.verbose and not isinstance(error, RequestError | PluginError):
+        from traceback import format_exception
+
+        terminal.line("".join(format_exception(error)).rstrip())
+    if settings.json:
+        _print_error(type(error).__name__, error.message, error.hint, error.exit_code)
+    return error.exit_code
+
+
+def _report_bug(error: Exception, settings: Settings) -> int:
+    from timmx_core.crash_log import write_crash_log
+
+    log = write_crash_log(error)
+    terminal = settings.terminal
+    message = f"{type(error).__name__}: {error}"
+    if settings.verbose:
+        from traceback import format_exception
+
+        terminal.line("".join(format_exception(error)).rstrip())
+    terminal.labelled("error", f"timmx itself failed, which it should not: {message}", "red")
+    hint = f"please report it with {log}" if log else "please report it with the output of -v"
+    terminal.labelled("hint", hint, "cyan")
+    if settings.json:
+        _print_error("InternalError", message, hint, EXIT_BUG)
+    return EXIT_BUG
+
+
+def _print_error(kind: str, message: str, hint: str, code: int) -> None:
+    try:
+        print_json({"error": {"type": kind, "message": message, "hint": hint, "exit_code": code}})
+    except OutputError:
+        return  # stderr has told it
+    except BrokenPipeError:
+        discard_stdout()
+
+
+def _reader_gone() -> int:
+    """`timmx list | head -1`: who closes the pipe has seen enough."""
+    discard_stdout()
+    return 0
+
+
+def _complete(instruction: str) -> int:
+    """Answer the shell. Whatever goes wrong there must not disturb the line being typed."""
+    from click.shell_completion import shell_complete
+
+    from timmx_core.cli.root import Root
+
+    try:
+        return shell_complete(Root(), {"obj": Settings()}, PROGRAM, COMPLETE_VARIABLE, instruction)
+    except (TimmxError, click.ClickException):
+        return 1
+
+
+@contextmanager
+def _logging(settings: Settings) -> Iterator[None]:
+    """Warnings that core logs appear as lines on the terminal."""
+    import logging
+
+    from timmx_core.cli.terminal import LogLines
+
+    logger = logging.getLogger("timmx_core")
+    handler = LogLines(settings.terminal)
+    logger.addHandler(handler)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack, so that staging is cleaned up behind them."""
+    names = ("SIGTERM", "SIGHUP") if current_thread() is main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # One that is ignored (nohup) stays ignored.
+    taken = {n: signal.signal(n, _terminate) for n in numbers if _is_default(n)}
+    try:
+        yield
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
+
+
+def _is_default(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_DFL
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    # A second one must not interrupt the cleaning up.
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated(number)

@@ -1,0 +1,99 @@
+"""What a person wants to know of a file, as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from timmx_core.results import ExportResult, Measurement, Verdict
+
+UNITS = ("B", "kB", "MB", "GB")
+
+
+def export_lines(result: ExportResult) -> list[str]:
+    """File, size, input contract, outputs, verdict."""
+    where = str(result.path) if result.path else "nothing was written"
+    lines = [f"{'file':<9}{where} ({size_text(result.size)})"]
+    lines += [f"{'':<9}{path}" for path in result.companions]
+    lines += port_lines(result.manifest)
+    return lines + verdict_lines(result.verdict)
+
+
+def port_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """The ports of a file, from its manifest."""
+    return [
+        *(f"{'input':<9}{input_text(port)}" for port in manifest["inputs"]),
+        *(f"{'output':<9}{port_text(port)}" for port in manifest["outputs"]),
+    ]
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The verdict with its figures."""
+    lines = [f"{'verdict':<9}{verdict.label}" + (f": {verdict.reason}" if verdict.reason else "")]
+    if verdict.worst is not None:
+        lines.append(f"{'':<9}{figures(verdict, verdict.worst)}")
+    if verdict.runner:
+        lines.append(f"{'':<9}by {verdict.runner}")
+    return lines
+
+
+def figures(verdict: Verdict, worst: Measurement) -> str:
+    """As in: SNR 121.3 dB (floor 80 dB), top-1 equal on 8 of 8 probes."""
+    text = f"SNR {worst.snr_db:.1f} dB (floor {worst.floor_db:g} dB)"
+    if len(verdict.measurements) > 1:
+        text += f", the worst of {len(verdict.measurements)} ({worst.output}, batch {worst.batch})"
+    agreements = [m.top1 for m in verdict.measurements if m.top1 is not None]
+    if agreements:
+        text += f", top-1 equal on {round(min(agreements) * verdict.probes)}"
+    elif verdict.probes:
+        return f"{text}, {verdict.probes} probes"
+    return f"{text} of {verdict.probes} probes" if agreements else text
+
+
+def input_text(port: Mapping[str, Any]) -> str:
+    """A port that takes an image, with what its pixels are."""
+    parts = [port_text(port)]
+    pixels = port.get("range")
+    colour = port.get("color") or "channels"
+    if pixels:
+        parts.append(f"{colour} in [{pixels[0]:g}, {pixels[1]:g}]")
+    elif port.get("color"):
+        parts.append(colour)
+    if port.get("mean"):
+        parts.append(f"then (x - {vector(port['mean'])}) / {vector(port['std'])}")
+    return ", ".join(parts)
+
+
+def port_text(port: Mapping[str, Any]) -> str:
+    """As in: output float32 [1, 1000] NC logits."""
+    shape = ", ".join(dimension_text(d) for d in port["shape"])
+    what = f"{port['name']} {port['dtype']} [{shape}] {port['layout']} {port['role']}"
+    if port.get("stride"):
+        what += f" of stride {port['stride']}"
+    if port.get("quantization"):
+        scale, zero = port["quantization"]
+        what += f", real = {scale:g} * (x - {zero})"
+    return what
+
+
+def dimension_text(dimension: int | Sequence[int | None]) -> str:
+    """4, "1..8", or "1+" where there is no upper bound."""
+    if isinstance(dimension, int):
+        return str(dimension)
+    least, _, most = dimension
+    return f"{least}+" if most is None else f"{least}..{most}"
+
+
+def vector(values: Sequence[float]) -> str:
+    """As in: (0.485, 0.456, 0.406)."""
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: 46.8 MB."""
+    amount, unit = float(size), UNITS[0]
+    for unit in UNITS:
+        if amount < 1000 or unit == UNITS[-1]:
+            break
+        amount /= 1000
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"

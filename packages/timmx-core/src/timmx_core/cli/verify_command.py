@@ -1,0 +1,112 @@
+"""`timmx verify FILE`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from timmx_core.backend import Option
+from timmx_core.cli.completion import complete_models
+from timmx_core.cli.parameters import GroupedCommand, given, make_option
+from timmx_core.cli.settings import (
+    json_option,
+    print_json,
+    print_result,
+    settings_of,
+    verbose_option,
+)
+from timmx_core.options import SHARED_OPTIONS
+from timmx_core.plugins import get_manager
+
+if TYPE_CHECKING:
+    from timmx_core.results import Verdict
+
+SHARED = ("probe_data", "checkpoint", "verify_timeout")
+HEADING = "Verification"
+
+
+class VerifyCommand(GroupedCommand):
+    """Offers the options of phase "run" of every format that works here."""
+
+    headings = (HEADING,)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Core's parameters, then the formats'."""
+        return [*super().get_params(ctx)[:-1], *_run_parameters(), *super().get_params(ctx)[-1:]]
+
+
+def _run_parameters() -> list[click.Parameter]:
+    """Formats that call an option alike share it; the file's own format reads it."""
+    found: dict[str, tuple[Option, list[str]]] = {}
+    for backend in get_manager().backends.values():
+        for option in backend.options:
+            if option.phase == "run":
+                found.setdefault(option.name, (option, []))[1].append(backend.name)
+    return [
+        make_option(option, f"Runtime of {', '.join(formats)}")
+        for option, formats in found.values()
+    ]
+
+
+def _shared(name: str) -> Option:
+    return next(option for option in SHARED_OPTIONS if option.name == name)
+
+
+@click.command("verify", cls=VerifyCommand)
+@click.argument("file", metavar="FILE", type=click.Path())
+@click.pass_context
+def verify_command(
+    ctx: click.Context, /, file: str, as_json: bool, model: str | None, **values: Any
+) -> None:
+    """Check an exported file as it is now, against what it was exported from.
+
+    Needs neither torch nor the weights, only the runtime of the format. Exit code 7: the file is
+    wrong, or nothing could be concluded.
+    """
+    from timmx_core import api
+    from timmx_core.cli.stages import StageReporter
+    from timmx_core.options import coerce
+
+    settings = settings_of(ctx)
+    chosen = given(values)
+    shared = {name: coerce(_shared(name), chosen.pop(name, None)) for name in SHARED}
+    with StageReporter(settings.terminal, live=not settings.verbose) as reporter:
+        verdict = api.verify(
+            file,
+            probe_data=shared["probe_data"],
+            model=model,
+            checkpoint=shared["checkpoint"],
+            timeout=shared["verify_timeout"],
+            run_options=chosen,
+            reporter=reporter,
+            verbose=settings.verbose,
+        )
+    _show(ctx, verdict, as_json)
+    ctx.exit(api.exit_code(verdict))
+
+
+def _show(ctx: click.Context, verdict: Verdict, as_json: bool) -> None:
+    from timmx_core.cli.summary import verdict_lines
+    from timmx_core.manifest import verdict_to_json
+
+    if as_json:
+        print_json({"verdict": verdict_to_json(verdict)})
+        return
+    first, *figures = verdict_lines(verdict)
+    for line in figures:
+        settings_of(ctx).terminal.line(line)
+    print_result(first.removeprefix("verdict").strip())
+
+
+verify_command.params += [
+    *(make_option(_shared(name), HEADING) for name in SHARED),
+    click.Option(
+        ["--model"],
+        metavar="MODEL",
+        help="The model that the file was made from, for --probe-data.",
+        shell_complete=complete_models,
+    ),
+    json_option(),
+    verbose_option(),
+]

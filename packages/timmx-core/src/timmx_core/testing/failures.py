@@ -1,0 +1,87 @@
+"""Nothing is left behind when something goes wrong, whatever it is and whenever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from timmx_core.backend import Artifact, Backend, Context, ExportRequest, LoadedModel
+from timmx_core.errors import ExportError, OutputError, TimmxError
+from timmx_core.testing.case import Case
+from timmx_core.testing.lab import Lab
+
+
+def _fails_after_converting(lab: Lab) -> Backend:
+    def export(model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        lab.backend.export(model, request, context)
+        raise RuntimeError("injected")
+
+    return lab.tampered(export=export)
+
+
+def _fails_before_embedding(lab: Lab) -> Backend:
+    def embed(*_: object) -> bool:
+        raise RuntimeError("injected")
+
+    return lab.tampered(embed=embed)
+
+
+def _fills_the_disk(lab: Lab) -> Backend:
+    def embed(artifact: Artifact, manifest: bytes) -> bool:
+        lab.backend.embed(artifact, manifest)
+        raise OSError(28, "No space left on device")
+
+    return lab.tampered(embed=embed)
+
+
+FAULTS: dict[str, tuple[Callable[[Lab], Backend], type[TimmxError]]] = {
+    "after converting": (_fails_after_converting, ExportError),
+    "while embedding": (_fails_before_embedding, ExportError),
+    "on a full disk": (_fills_the_disk, OutputError),
+}
+
+
+class FailureTests(Case):
+    """Exports into which a failure is injected."""
+
+    @pytest.mark.parametrize("moment", FAULTS)
+    def test_nothing_is_left_after_a_failure(self, lab: Lab, moment: str) -> None:
+        """No file, no companion, no staging folder; and the error is one of timmx's own."""
+        from timmx_core.testing.models import tiny_cnn
+
+        lab.require_plain()
+        make, error = FAULTS[moment]
+        folder = lab.fresh("failure")
+        with pytest.raises(error):
+            lab.export(tiny_cnn(), backend=make(lab), folder=folder, verify=False)
+        assert [path.name for path in folder.iterdir()] == []
+
+    def test_an_old_file_survives_a_failure(self, lab: Lab) -> None:
+        """--overwrite: what was there stays there until something better is complete."""
+        from timmx_core.publishing import member_digests
+        from timmx_core.testing.models import tiny_cnn
+
+        lab.require_plain()
+        folder = lab.fresh("old")
+        old = lab.export(tiny_cnn(), folder=folder, verify=False)
+        assert old.path is not None
+        before = member_digests(old.path, old.companions)
+        with pytest.raises(ExportError):
+            lab.export(
+                tiny_cnn(seed=1),
+                backend=_fails_after_converting(lab),
+                folder=folder,
+                overwrite=True,
+                verify=False,
+            )
+        assert member_digests(old.path, old.companions) == before
+
+    def test_an_existing_file_is_not_replaced(self, lab: Lab) -> None:
+        """Without --overwrite the export is refused before the slow part."""
+        from timmx_core.testing.models import tiny_cnn
+
+        result = lab.require_plain()
+        assert result.path is not None
+        with pytest.raises(OutputError, match="exists already"):
+            lab.export(tiny_cnn(), folder=result.path.parent, verify=False)

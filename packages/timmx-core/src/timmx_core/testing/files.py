@@ -1,0 +1,233 @@
+"""The file as a thing on disk: its manifest, its bytes, its neighbours, and hostile ones."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from timmx_core import api
+from timmx_core import manifest as manifests
+from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel
+from timmx_core.errors import ArtifactError
+from timmx_core.publishing import files_of, record_path
+from timmx_core.testing.case import Case
+from timmx_core.testing.descriptions import FIND, REPORT, heavy
+from timmx_core.testing.lab import Lab, copy, members, ports
+from timmx_core.testing.watching import Watch
+
+READ_SECONDS = 5.0  # for a file of a few hundred KB, on a loaded machine
+READ = FIND + "backend.read(Path(sys.argv[4]))\n" + REPORT
+AGAIN = """
+import importlib
+from pathlib import Path
+from timmx_core.testing.lab import Lab
+from timmx_core.publishing import member_digests
+
+def find(module, name):
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+kinds = [find(*pair) for pair in json.loads(sys.argv[2])]
+folder = Path(sys.argv[3])
+lab = Lab(kinds[0], kinds[1:], json.loads(sys.argv[4]), folder, float(sys.argv[5]))
+result = lab.plain()
+print()
+print(json.dumps(dict(result.record["members"])))
+"""
+FOREIGN = {
+    "empty": b"",
+    "text": b"not a model at all\n",
+    "json": b'{"format": "something else"}',
+    "zip": b"PK\x03\x04" + bytes(60),
+    "png": b"\x89PNG\r\n\x1a\n" + bytes(range(200)),
+    "zeros": bytes(4096),
+    "ones": b"\xff" * 4096,
+    "protobuf": b"\x08\x0a\x12\x07unknown" * 20,
+    "xml": b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b 'b'>]><a>&b;</a>",
+}
+
+
+class FileTests(Case):
+    """What lies in the target's folder after an export."""
+
+    def test_the_manifest_is_embedded_and_read_back(self, lab: Lab) -> None:
+        """What `embed` says is in the file is what `read` finds there, byte for byte."""
+        lab.require_plain()
+        given: list[bytes] = []
+        said: list[bool] = []
+
+        def embed(artifact: Artifact, manifest: bytes) -> bool:
+            given.append(manifest)
+            said.append(lab.backend.embed(artifact, manifest))
+            return said[0]
+
+        from timmx_core.testing.models import tiny_cnn
+
+        result = lab.export(tiny_cnn(), backend=lab.tampered(embed=embed), verify=False)
+        assert result.path is not None
+        assert lab.backend.read(result.path) == (given[0] if said[0] else None)
+        inspection = api.inspect(result.path, manager=lab.manager)
+        assert inspection.embedded == said[0]
+        assert inspection.intact
+
+    def test_reading_needs_no_converter(self, lab: Lab) -> None:
+        """`read` in a fresh process imports nothing heavy: inspecting a file is quick and safe."""
+        result = lab.require_plain()
+        assert not heavy(lab, READ, str(result.path))
+
+    @pytest.mark.parametrize("kind", sorted(FOREIGN))
+    def test_foreign_files_are_not_taken_for_its_own(self, lab: Lab, kind: str) -> None:
+        """`read` gives None for another format's file; under its own suffix ArtifactError, too."""
+        folder = lab.fresh("foreign")
+        for suffix in (".other", *lab.backend.suffixes):
+            path = folder / f"file{suffix}"
+            path.write_bytes(FOREIGN[kind])
+            assert read_in_time(lab, path) is None
+        assert lab.backend.read(folder / "missing.other") is None
+        assert lab.backend.read(folder) is None, "a folder of no kind"
+
+    def test_truncated_files_end_in_an_error(self, lab: Lab) -> None:
+        """Cut anywhere, a file reads as ArtifactError or None, in time, or as a whole manifest."""
+        result = lab.require_plain()
+        assert result.path is not None
+        whole = lab.backend.read(result.path)
+        folder = lab.fresh("truncated")
+        for index, member in enumerate(files_of(result.path)):
+            size = member.stat().st_size
+            for length in sorted({0, 1, 7, size // 3, size // 2, size * 9 // 10, size - 1}):
+                cut = copy(result.path, folder / f"{index}-{length}{result.path.suffix}")
+                target = cut / member.relative_to(result.path) if cut.is_dir() else cut
+                target.write_bytes(member.read_bytes()[: max(length, 0)])
+                assert read_in_time(lab, cut) in (None, whole)
+
+    def test_results_are_json(self, lab: Lab) -> None:
+        """Manifest and record fit the published schema, and the result is what --json prints."""
+        result = lab.require_plain()
+        assert result.path is not None
+        manifests.validate(json.loads(json.dumps(result.manifest)), "manifest")
+        record = json.loads(record_path(result.path).read_bytes())
+        manifests.validate(record, "record")
+        assert json.loads(json.dumps(result.to_json()))["path"] == str(result.path)
+        assert result.manifest["format"] == lab.backend.name
+        assert result.manifest["report"] == json.loads(json.dumps(dict(result.manifest["report"])))
+
+    def test_the_same_request_gives_the_same_bytes(self, lab: Lab) -> None:
+        """Exported again by another process, with other hash seeds, every member is the same."""
+        result = lab.require_plain()
+        if not self.deterministic:
+            pytest.skip("declared not to be deterministic")
+        kinds = [
+            (kind.__module__, kind.__qualname__) for kind in (lab.kind, *map(type, lab.others))
+        ]
+        printed = lab.process(
+            AGAIN,
+            json.dumps(kinds),
+            str(lab.fresh("again")),
+            json.dumps(lab.given),
+            str(lab.timeout),
+        )
+        assert json.loads(printed.strip().splitlines()[-1]) == dict(result.record["members"])
+
+    def test_it_writes_in_its_staging_folder_only(
+        self, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Working folder, home, temporary folder and target hold nothing but what was published."""
+        from timmx_core.testing.models import tiny_cnn
+
+        lab.require_plain()
+        watch = Watch(tmp_path, monkeypatch)
+        target = lab.fresh("target")
+
+        def export(model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+            artifact = lab.backend.export(model, request, context)
+            assert context.staging.parent == target
+            assert [p for p in target.iterdir() if p != context.staging] == []
+            return artifact
+
+        result = lab.export(
+            tiny_cnn(),
+            folder=target,
+            backend=lab.tampered(export=export),
+            verify=lab.runs_here and not basic_fails(lab),
+        )
+        assert sorted(p.name for p in target.iterdir()) == members(result)
+        assert watch.changes() == []
+
+    def test_it_verifies_later_from_the_file_alone(self, lab: Lab) -> None:
+        """`timmx verify FILE` on a published file comes to the verdict of the export."""
+        lab.require_export()
+        lab.require_plain()
+        lab.require_basic()
+        result = lab.basic()
+        assert result.path is not None
+        verdict = api.verify(result.path, manager=lab.manager, timeout=lab.timeout)
+        assert verdict.status == result.verdict.status, verdict.reason
+
+    def test_a_file_exchanged_later_fails(self, lab: Lab) -> None:
+        """Another model's file under this manifest is found out by `timmx verify` as well."""
+        from timmx_core.testing.models import tiny_cnn
+
+        lab.require_plain()
+        lab.require_basic()
+        lab.require_runtime()
+        folder = lab.fresh("exchanged")
+        manifest = manifests.dump(lab.basic().manifest)
+        primary, *companions = lab.files(tiny_cnn(seed=1))
+        wrong = Artifact(
+            copy(primary, folder / primary.name),
+            tuple(ports(lab.basic(), "inputs")),
+            tuple(ports(lab.basic(), "outputs")),
+            tuple(copy(c, folder / c.name) for c in companions),
+        )
+        if not lab.backend.embed(wrong, manifest):
+            pytest.skip("the format has no room for a manifest, and the record tells of changes")
+        verdict = api.verify(wrong.primary, manager=lab.manager, timeout=lab.timeout)
+        assert verdict.status == "failed"
+
+    def test_its_snippet_runs(self, lab: Lab) -> None:
+        """The lines that `timmx inspect --snippet python` prints give what the file gives."""
+        result = lab.require_plain()
+        lab.require_runtime()
+        body = lab.backend.snippet(result.manifest)
+        if body is None:
+            pytest.skip("the format does not run from Python")
+        port = ports(result, "inputs")[0]
+        shape = [d if isinstance(d, int) else d[0] for d in port.shape]
+        printed = lab.process(
+            f"import numpy as np\npath = {str(result.path)!r}\n"
+            f"x = np.zeros({shape!r}, np.{port.dtype})\n"
+            f"{body}\nprint()\nprint(json.dumps([list(o.shape) for o in outputs]))",
+        )
+        declared = [
+            [d if isinstance(d, int) else d[0] for d in o.shape] for o in ports(result, "outputs")
+        ]
+        assert json.loads(printed.strip().splitlines()[-1]) == declared
+
+
+def basic_fails(lab: Lab) -> bool:
+    """Whether the plain round trip fails; the test for it says why."""
+    try:
+        lab.check(lab.basic())
+    except (Exception, AssertionError):  # noqa: BLE001
+        return True
+    return False
+
+
+def read_in_time(lab: Lab, path: Path) -> bytes | None:
+    """What `read` makes of a file; None for an ArtifactError under the format's own suffix.
+
+    :raises AssertionError: it takes too long.
+    """
+    start = time.monotonic()
+    try:
+        found = lab.backend.read(path)
+    except ArtifactError:
+        assert path.suffix in lab.backend.suffixes, f"{path.name} is not of this format: give None"
+        found = None
+    assert time.monotonic() - start < READ_SECONDS
+    return found

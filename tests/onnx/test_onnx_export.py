@@ -1,0 +1,209 @@
+"""ONNX files of real models, in the real runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+
+import timmx_core
+from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
+from timmx_onnx import metadata, opsets, storage
+from timmx_onnx.backend import OnnxBackend
+
+SMALL = {"input_size": (3, 64, 64), "num_classes": 10}
+
+
+def exported(folder: Path, model: Any = "resnet18", **options: Any) -> timmx_core.ExportResult:
+    options = (SMALL if isinstance(model, str) else {}) | options
+    return timmx_core.export("onnx", model, output=str(folder / "model.onnx"), **options)
+
+
+class Head(torch.nn.Module):
+    """A model whose second block does `operation`."""
+
+    def __init__(self, operation: Any) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 3)
+        self.blocks = torch.nn.Sequential(torch.nn.ReLU(), _Applied(operation))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.blocks(self.stem(x))
+
+
+class _Applied(torch.nn.Module):
+    def __init__(self, operation: Any) -> None:
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.operation(x)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224"])
+def test_a_dynamic_batch_is_named_and_verified(tmp_path: Path, model: str) -> None:
+    result = exported(tmp_path, model, dynamic_batch=True)
+    assert result.verdict.status == "verified"
+    assert {m.batch for m in result.verdict.measurements} >= {1, 3}
+    session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].name == "input"
+    assert session.get_inputs()[0].shape == ["batch", 3, 64, 64]
+    assert session.get_outputs()[0].name == "output"
+    assert session.get_outputs()[0].shape == ["batch", 10]
+
+
+def test_feature_maps_have_names_of_their_own(tmp_path: Path) -> None:
+    result = exported(tmp_path, features=True, num_classes=None)
+    names = [output.name for output in onnx.load(result.path).graph.output]
+    assert names == [f"features_{i}" for i in range(5)]
+
+
+def test_the_file_is_valid_and_says_nothing_of_this_machine(tmp_path: Path) -> None:
+    result = exported(tmp_path)
+    onnx.checker.check_model(str(result.path), full_check=True)
+    assert result.path is not None
+    model = onnx.load(result.path)
+    props = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(props.pop("timmx"))["format"] == "onnx"
+    assert not props
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert str(Path(timm.__file__).parent).encode() not in result.path.read_bytes()
+
+
+@pytest.mark.parametrize("opset", range(opsets.OLDEST, opsets.NEWEST + 1))
+def test_every_opset_offered_is_written_and_verified(tmp_path: Path, opset: int) -> None:
+    result = exported(tmp_path, "test_vit", opset=opset, input_size=None)
+    assert result.verdict.status == "verified"
+    assert result.path is not None
+    assert metadata.read_header(result.path).opset == opset
+    assert {i.domain: i.version for i in onnx.load(result.path).opset_import} == {"": opset}
+
+
+def test_the_range_of_opsets_is_that_of_the_installed_packages() -> None:
+    from onnxscript.version_converter import _version_converter as converter
+    from torch.onnx._internal.exporter import _constants as constants
+
+    assert constants.TORCHLIB_OPSET == opsets.OLDEST
+    assert converter.SUPPORTED_MAX_ONNX_OPSET == opsets.NEWEST
+    assert onnx.defs.onnx_opset_version() >= opsets.NEWEST
+
+
+@pytest.mark.parametrize("opset", [0, 17, 26, 99])
+def test_an_opset_that_cannot_be_written_is_refused_before_torch_loads(
+    tmp_path: Path, opset: int
+) -> None:
+    code = (
+        "import sys, timmx_core\n"
+        "from timmx_core.errors import RequestError\n"
+        f"try: timmx_core.export('onnx', 'resnet18', opset={opset})\n"
+        "except RequestError as error: print(error)\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    message, torch_loaded = done.stdout.strip().splitlines()
+    assert "opset" in message
+    assert torch_loaded == "False"
+
+
+def test_attention_is_one_node_at_the_default_opset(tmp_path: Path) -> None:
+    attention = torch.nn.functional.scaled_dot_product_attention
+    model = Head(lambda x: attention(*(x.flatten(2).transpose(1, 2),) * 3)).eval()
+    result = exported(tmp_path, model, input_size=(3, 16, 16))
+    assert "Attention" in {node.op_type for node in onnx.load(result.path).graph.node}
+
+
+def test_external_data_lie_beside_the_file_under_a_name_of_their_content(tmp_path: Path) -> None:
+    result = exported(tmp_path, external_data="always")
+    assert result.verdict.status == "verified"
+    (data,) = result.companions
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    assert data.name == f"model-{digest[:8]}.onnx.data"
+    assert result.path is not None
+    assert metadata.external_files(result.path) == {data.name}
+    onnx.checker.check_model(str(result.path), full_check=True)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"model.onnx", "model.onnx.timmx.json", data.name}
+
+
+def test_a_model_beyond_one_file_goes_into_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LARGEST_FILE", 1_000_000)
+    result = exported(tmp_path)
+    assert len(result.companions) == 1
+    with pytest.raises(RequestError, match="protobuf format holds less than 2 GB"):
+        exported(tmp_path, external_data="never", overwrite=True)
+
+
+def test_both_ways_of_storing_give_the_same_model(tmp_path: Path) -> None:
+    loaded = []
+    for external in ("never", "always"):
+        (tmp_path / external).mkdir()
+        result = exported(tmp_path / external, "test_vit", external_data=external, input_size=None)
+        model = onnx.load(result.path)
+        loaded.append({t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer})
+    assert loaded[0].keys() == loaded[1].keys()
+    for name, value in loaded[0].items():
+        np.testing.assert_array_equal(value, loaded[1][name])
+
+
+@pytest.mark.parametrize(
+    ("operation", "operator"),
+    [
+        (lambda x: torch.linalg.svdvals(x.flatten(2)), "svd"),
+        (torch.special.digamma, "digamma"),
+        (lambda x: torch.median(x, dim=1)[0], "median"),
+    ],
+)
+def test_an_operator_that_onnx_lacks_is_named_with_its_module(
+    tmp_path: Path, operation: Any, operator: str
+) -> None:
+    with pytest.raises(ExportError) as caught:
+        exported(tmp_path, Head(operation).eval(), input_size=(3, 16, 16))
+    assert operator in caught.value.message
+    assert "blocks.1 (_Applied)" in caught.value.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_provider_that_is_not_there_is_not_a_failure(tmp_path: Path) -> None:
+    result = exported(tmp_path, "test_resnet", provider=("NoSuchProvider",), input_size=None)
+    assert result.verdict.status == "not verifiable here"
+    assert "NoSuchProvider" in result.verdict.reason
+    with pytest.raises(CannotRunHere, match="it has"):
+        OnnxBackend().open(result.path, {"provider": ("NoSuchProvider",)})
+
+
+def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:
+    path = exported(tmp_path, "test_resnet", input_size=None).path
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ArtifactError):
+        OnnxBackend().open(path, {})
+
+
+def test_the_snippet_runs_the_file(tmp_path: Path) -> None:
+    result = exported(tmp_path, dynamic_batch=True)
+    scope: dict[str, Any] = {
+        "path": str(result.path),
+        "x": np.zeros((2, 3, 64, 64), np.float32),
+    }
+    exec(OnnxBackend().snippet(result.manifest), scope)
+    assert [output.shape for output in scope["outputs"]] == [(2, 10)]
+
+
+def test_a_photograph_is_recognised(tmp_path: Path, lite0_dir: Path, photographs: Any) -> None:
+    model = f"local-dir:{lite0_dir}"
+    result = exported(tmp_path, model, pretrained=True, input_size=None, num_classes=None)
+    assert result.verdict.status == "verified"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from timmx_coreml.palettes import palettize
+
 COMPRESSED = ("int8", "int4", "palette4", "palette6")
 _KINDS = (
     "constexpr_affine_dequantize",
@@ -18,7 +20,9 @@ def compress(model: Any, precision: str) -> Any:
 
     if precision.startswith("palette"):
         bits = int(precision.removeprefix("palette"))
-        palette = cto.OpPalettizerConfig(mode="kmeans", nbits=bits)
+        palette = cto.OpPalettizerConfig(
+            mode="custom", lut_function=lambda weight: palettize(weight, bits)
+        )
         return cto.palettize_weights(model, cto.OptimizationConfig(global_config=palette))
     if precision == "int4":
         linear = cto.OpLinearQuantizerConfig(

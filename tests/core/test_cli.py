@@ -454,7 +454,7 @@ def test_an_interrupted_export_leaves_nothing(
         stderr=subprocess.PIPE,
         text=True,
     )
-    for _ in range(600):
+    for _ in range(3000):
         if mark.exists() or process.poll() is not None:
             break
         time.sleep(0.1)

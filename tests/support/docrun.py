@@ -15,8 +15,8 @@ one. `...` stands for anything within a line, and alone on a line for any number
 folder is shown as `/home/me`; it holds `image.jpg`, a photograph, and `lite0`, a network as timm's
 `local-dir:` takes it.
 
-`python tests/support/docrun.py PAGE...` rewrites what is shown where it no longer matches,
-and puts in what is missing.
+`python tests/support/docrun.py PAGE...` rewrites what is shown where it no longer matches, and puts
+in what is missing; `--fresh` before the pages also takes new numbers where nothing is left out.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def run_console(fence: Fence, folder: Path) -> None:
             raise PageError(f"{where}\n{shown}")
 
 
-def rewrite(page: Path, folder: Path) -> None:
+def rewrite(page: Path, folder: Path, *, fresh: bool = False) -> None:
     """Run the `console` fences of a page, and put in what they print where that has changed."""
     lines = page.read_text(encoding="utf-8").splitlines()
     changes = []
@@ -150,8 +150,9 @@ def rewrite(page: Path, folder: Path) -> None:
         if fence.language == "console" and not fence.not_run:
             body = ""
             for ran in _run_commands(fence, folder):
-                holds = ran.command.shown is not None and _as_shown(ran)
-                printed = ran.command.shown if holds else ran.printed
+                shown = ran.command.shown
+                keep = shown is not None and _as_shown(ran) and not (fresh and "..." not in shown)
+                printed = shown if keep else ran.printed
                 body += f"$ {ran.command.text}\n" + (f"{printed}\n" if printed else "")
             changes.append((fence, body.splitlines()))
     for fence, body_lines in reversed(changes):
@@ -249,11 +250,12 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def main(names: list[str]) -> None:
-    for name in names:
+def main(arguments: list[str]) -> None:
+    fresh = arguments[:1] == ["--fresh"]
+    for name in arguments[fresh:]:
         with tempfile.TemporaryDirectory() as folder:
             testdata.furnish(Path(folder))
-            rewrite(Path(name).resolve(), Path(folder))
+            rewrite(Path(name).resolve(), Path(folder), fresh=fresh)
 
 
 if __name__ == "__main__":

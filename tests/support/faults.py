@@ -105,9 +105,7 @@ def _wrong_statistics(loaded: LoadedModel) -> torch.nn.Module:
         other = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (loaded.mean, loaded.std))
     wrong_mean, wrong_std = (torch.tensor(v).view(1, -1, 1, 1) for v in other)
-    return Around(
-        loaded.module, before=lambda x: (x * std + mean).sub(wrong_mean).div(wrong_std)
-    )
+    return Around(loaded.module, before=lambda x: (x * std + mean).sub(wrong_mean).div(wrong_std))
 
 
 def _without_block(loaded: LoadedModel) -> torch.nn.Module:

@@ -88,7 +88,7 @@ class ExportRequest:
     model: str | torch.nn.Module
     format: str
     precision: Precision
-    shared: Mapping[str, Any]  # core's options (`timmx_core.options.SHARED_OPTIONS`)
+    shared: Mapping[str, Any]  # core's options (`timmx_core.shared_options.SHARED_OPTIONS`)
     options: Mapping[str, Any]  # this format's, defaults filled in
     batch: Batch  # min, opt, max; (n, n, n): static; max None: open
 
@@ -127,6 +127,8 @@ class LoadedModel:
     labels: tuple[str, ...] | None
     capture: Capture
     absorb: frozenset[Transform] = frozenset()  # asked for, and left to the format's `absorbs`
+    file_inputs: tuple[TensorSpec, ...] = ()  # `inputs` once the format has put `absorb` in
+    file_outputs: tuple[TensorSpec, ...] = ()  # likewise; they differ where `absorb` is not empty
     mean: tuple[float, ...] = ()  # of pixels in [0, 1]; what "normalize" in `absorb` applies
     std: tuple[float, ...] = ()
 
@@ -182,6 +184,21 @@ class Context(ABC):
         """Batches in the form of `LoadedModel.inputs`; the format feeds its own quantizer."""
 
     @abstractmethod
+    def probes(self, spec: TensorSpec) -> np.ndarray:
+        """The probes of the verification in the form of an image port, all of them in one array.
+
+        For steps that have to be tried: which operators must stay in fp32, whether an
+        optimisation changes the result. The verdict itself is core's.
+        """
+
+    @abstractmethod
+    def snr_db(self, outputs: Mapping[str, np.ndarray]) -> float:
+        """The worst SNR of float results for the probes against PyTorch, -200 where one is broken.
+
+        :param outputs: by the names of `LoadedModel.outputs`, (probes, ...) in their layout.
+        """
+
+    @abstractmethod
     def derive(self, format: str, precision: str, **options: Any) -> Artifact:
         """Export this same model by another format of this environment, inside staging.
 
@@ -203,6 +220,9 @@ class Backend(ABC):
     options: Sequence[Option] = ()
     absorbs: frozenset[Transform] = frozenset()  # put into the file by the format itself
     refuses: Mapping[str, str] = {}  # shared option -> why; hidden from help
+    companion_suffixes: tuple[str, ...] = ()  # of companions that share the primary's stem
+    derives: tuple[str, ...] = ()  # formats that `export` goes through, with `Context.derive`
+    implies: Mapping[str, Mapping[str, Any]] = {}  # an option that is given -> others it sets
     requires: tuple[str, ...] = ()  # distributions it imports: doctor, and the manifest's versions
 
     def check_export(self, request: ExportRequest | None) -> None:  # noqa: B027

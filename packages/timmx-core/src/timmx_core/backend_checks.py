@@ -9,6 +9,7 @@ from typing import Any, get_args
 from timmx_core import options as option_data
 from timmx_core.backend import FORMAT_GROUP, Backend, Option, OptionType, Precision, Transform
 from timmx_core.errors import RequestError
+from timmx_core.shared_options import GROUPS, SHARED_OPTIONS
 
 # Words of the command line, taken by core now or later: no format may be called like one.
 RESERVED_WORDS = frozenset(
@@ -71,7 +72,7 @@ def _check_facts(backend: Any) -> None:
     unknown: set[str] = set(backend.absorbs) - set(get_args(Transform))
     if unknown:
         raise InvalidBackendError(f"absorbs {sorted(unknown)}, which is no transform of core")
-    refusable = {option.name for option in option_data.SHARED_OPTIONS}
+    refusable = {option.name for option in SHARED_OPTIONS}
     unknown = set(backend.refuses) - refusable
     if unknown:
         raise InvalidBackendError(f"refuses {sorted(unknown)}, which is no shared option")
@@ -92,10 +93,10 @@ def _check_precisions(backend: Any) -> None:
 
 
 def _check_options(backend: Any) -> None:
-    taken = {option.name for option in option_data.SHARED_OPTIONS} | RESERVED_OPTIONS
+    taken = {option.name for option in SHARED_OPTIONS} | RESERVED_OPTIONS
     negations = {
         f"no_{option.name}"
-        for option in (*option_data.SHARED_OPTIONS, *backend.options)
+        for option in (*SHARED_OPTIONS, *backend.options)
         if isinstance(option, Option) and option.default is True
     }
     shorts = set(RESERVED_SHORTS)
@@ -127,7 +128,7 @@ def _check_option(option: Any) -> None:
         raise InvalidBackendError(f"option {option.name}: unknown type {option.type!r}")
     if option.phase not in ("export", "run"):
         raise InvalidBackendError(f"option {option.name}: unknown phase {option.phase!r}")
-    if option.group not in (FORMAT_GROUP, *option_data.GROUPS):
+    if option.group not in (FORMAT_GROUP, *GROUPS):
         raise InvalidBackendError(f"option {option.name}: unknown group {option.group!r}")
     if not isinstance(option.help, str) or not option.help.strip():
         raise InvalidBackendError(f"option {option.name} has no help")

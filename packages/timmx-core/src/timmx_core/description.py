@@ -9,6 +9,7 @@ from timmx_core import model as models
 from timmx_core import options as option_data
 from timmx_core.errors import ModelError
 from timmx_core.loading import PLAIN
+from timmx_core.model_checks import check_name
 
 
 def describe(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def describe(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     :raises ModelError: unknown.
     """
     request = option_data.make_request(PLAIN, name, options)
-    models.check_name(name, request.shared["model_kwarg"])
+    check_name(name, request.shared["model_kwarg"])
     timm = models.import_timm()
     import torch
 

@@ -87,11 +87,30 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return manifests.parse(data, "record")
 
 
+def changed_members(path: Path) -> list[str]:
+    """What is wrong with the files that the record beside `path` lists, be they readable or not.
+
+    :return: a line each; none where there is no record that could be read.
+    """
+    try:
+        record = read_record(path)
+        return [] if record is None else _changed(path, record)
+    except ArtifactError:
+        return []
+
+
 def _compare_with_record(
     path: Path, manifest: Mapping[str, Any], record: Mapping[str, Any] | None
 ) -> tuple[bool | None, list[str]]:
     if record is None:
         return None, []
+    problems = _changed(path, record)
+    if _canonical(record["manifest"]) != _canonical(manifest):
+        problems.append("the manifest in the file is not the one that was verified")
+    return not problems, problems
+
+
+def _changed(path: Path, record: Mapping[str, Any]) -> list[str]:
     problems = []
     if len(record["members"]) > MOST_MEMBERS:
         raise ArtifactError(f"the record lists more than {MOST_MEMBERS} files")
@@ -105,9 +124,7 @@ def _compare_with_record(
             problems.append(f"{name} is missing")
         elif sha256(member) != digest:
             problems.append(f"{name} is not the file that was verified")
-    if _canonical(record["manifest"]) != _canonical(manifest):
-        problems.append("the manifest in the file is not the one that was verified")
-    return not problems, problems
+    return problems
 
 
 def _canonical(manifest: Mapping[str, Any]) -> str:

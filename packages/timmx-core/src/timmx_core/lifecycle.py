@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx_core import manifest as manifests
-from timmx_core import model as models
-from timmx_core import options, publishing
-from timmx_core.backend import Artifact, Backend, Context, ExportRequest, LoadedModel
+from timmx_core import model_checks, options, publishing
+from timmx_core.backend import Artifact, Backend, ExportRequest, LoadedModel
+from timmx_core.context import ExportContext, check_artifact
 from timmx_core.errors import ExportError, TimmxError, VerificationError
 from timmx_core.labels import IMAGENET, check_count, read_labels
 from timmx_core.progress import Reporter, Stopwatch
@@ -21,8 +21,6 @@ from timmx_core.staging import Staging, output_error
 from timmx_core.target import target_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from timmx_core.plugins import PluginManager
     from timmx_core.subject import Subject
     from timmx_core.worker import Worker
@@ -39,6 +37,8 @@ def run_export(
     """
     target = target_of(backend, request)
     backend.check_export(request)
+    for name in backend.derives:
+        manager.backend(name).check_export(None)
     request = resolve_source(request, manager)
     check_model(request)
     with Staging(target.parent) as staging, _early_worker(backend, request) as worker:
@@ -70,9 +70,9 @@ def resolve_source(request: ExportRequest, manager: PluginManager) -> ExportRequ
 def check_model(request: ExportRequest) -> None:
     """All that can be found wrong with model, weights and labels before torch loads."""
     if isinstance(request.model, str):
-        models.check_name(request.model, request.shared["model_kwarg"])
-        models.check_weights(request.model, request.shared)
-        models.check_hub(request.model, request.shared)
+        model_checks.check_name(request.model, request.shared["model_kwarg"])
+        model_checks.check_weights(request.model, request.shared)
+        model_checks.check_hub(request.model, request.shared)
     if request.shared["labels"] != IMAGENET:
         read_labels(request.shared["labels"])
 
@@ -116,12 +116,19 @@ class _Export:
         with self.watch.stage(BUILD):
             subject, loaded = self._build()
         with self.watch.stage(CONVERT):
-            context = _ExportContext(self, subject, loaded)
+            context = ExportContext(
+                self.request,
+                self.manager,
+                self.watch,
+                subject,
+                loaded,
+                self.staging.path / self.target.name,
+            )
             artifact = self._convert(loaded, context)
             manifest = self._manifest(subject, loaded, artifact, context)
             self._embed(artifact, manifest)
         with self.watch.stage(VERIFY):
-            verdict = self._verify(subject, artifact, worker)
+            verdict = self._verify(subject, loaded, artifact, worker)
         with self.watch.stage(PUBLISH):
             return self._finish(artifact, manifest, verdict)
 
@@ -142,7 +149,7 @@ class _Export:
         self.notes.append(text)
         self.watch.reporter.note(text)
 
-    def _convert(self, loaded: LoadedModel, context: _ExportContext) -> Artifact:
+    def _convert(self, loaded: LoadedModel, context: ExportContext) -> Artifact:
         try:
             artifact = self.backend.export(loaded, self.request, context)
         except (TimmxError, OSError):
@@ -152,13 +159,13 @@ class _Export:
                 f"{self.backend.name} could not convert the model: "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
-        _check_artifact(artifact, self.staging.path)
+        check_artifact(artifact, self.staging.path)
         for note in artifact.notes:
             self._note(note)
         return artifact
 
     def _manifest(
-        self, subject: Subject, loaded: LoadedModel, artifact: Artifact, context: _ExportContext
+        self, subject: Subject, loaded: LoadedModel, artifact: Artifact, context: ExportContext
     ) -> dict[str, Any]:
         distributions = {"timmx-core", "timm", "torch", *requirement_names(self.backend)}
         row = self.manager.row_of(self.backend.name)
@@ -177,16 +184,22 @@ class _Export:
         )
 
     def _embed(self, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
+        data = manifests.dump(manifest)
         try:
-            self.backend.embed(artifact, manifests.dump(manifest))
+            embedded = self.backend.embed(artifact, data)
+            intact = not embedded or self.backend.read(artifact.primary) == data
         except (TimmxError, OSError):
             raise
         except Exception as error:
             raise ExportError(
                 f"{self.backend.name} could not embed the manifest: {_first_line(error)}"
             ) from error
+        if not intact:
+            raise ExportError(f"the manifest that {self.backend.name} embedded cannot be read back")
 
-    def _verify(self, subject: Subject, artifact: Artifact, worker: Worker | None) -> Verdict:
+    def _verify(
+        self, subject: Subject, loaded: LoadedModel, artifact: Artifact, worker: Worker | None
+    ) -> Verdict:
         from timmx_core.verification import verify_artifact
 
         shared = self.request.shared
@@ -210,6 +223,7 @@ class _Export:
             backend_of=self.manager.backend,
             scratch=self.staging.path / "verification",
             timeout=shared["verify_timeout"],
+            labels=loaded.labels,
             worker=worker,
         )
 
@@ -291,13 +305,6 @@ def _first_line(error: BaseException) -> str:
     return first_line(error, 300)
 
 
-def _check_artifact(artifact: Artifact, staging: Path) -> None:
-    """The contract's word on files: they exist, and lie in staging."""
-    for path in (artifact.primary, *artifact.companions):
-        if not path.exists() or not path.resolve().is_relative_to(staging.resolve()):
-            raise ExportError(f"the plugin did not leave {path.name} in its staging folder")
-
-
 def _renamed(members: Mapping[str, str], staged: str, final: str) -> dict[str, str]:
     """Members by the names that they have once published."""
     return {
@@ -313,59 +320,6 @@ def _old_members(target: Path) -> list[str]:
         return list(manifests.parse(record.read_bytes(), "record")["members"])
     except (OSError, TimmxError):
         return []
-
-
-class _ExportContext(Context):
-    """What core does for one backend during one export."""
-
-    def __init__(self, export: _Export, subject: Subject, loaded: LoadedModel) -> None:
-        self.staging = export.staging.path
-        self.primary = export.staging.path / export.target.name
-        self.calibration_report: Mapping[str, Any] | None = None
-        self._export = export
-        self._subject = subject
-        self._loaded = loaded
-        self._derived = 0
-
-    def calibration(self) -> Iterator[Mapping[str, np.ndarray]]:
-        from timmx_core.calibration import Calibration
-
-        calibration = Calibration.of(self._export.request.shared, self._subject.built)
-        self.calibration_report = calibration.report
-        return calibration.batches(self._loaded.inputs[0])
-
-    @contextlib.contextmanager
-    def stage(self, label: str) -> Iterator[None]:
-        with self._export.watch.stage(label):
-            yield
-
-    def derive(self, format: str, precision: str, **given: Any) -> Artifact:
-        from timmx_core.subject import load
-
-        backend = self._export.manager.backend(format)
-        request = self._request_for(backend, precision, given)
-        backend.check_export(request)
-        self._derived += 1
-        folder = self.staging / f"derived{self._derived}"
-        folder.mkdir()
-        loaded = load(self._subject, request, backend, self._loaded.labels)
-        context = _ExportContext(self._export, self._subject, loaded)
-        context.staging = folder
-        context.primary = folder / (self.primary.stem + backend.suffixes[0])
-        artifact = backend.export(loaded, request, context)
-        _check_artifact(artifact, folder)
-        return artifact
-
-    def _request_for(
-        self, backend: Backend, precision: str, given: Mapping[str, Any]
-    ) -> ExportRequest:
-        """The same request to another format, with that one's own options."""
-        known = {option.name for option in options.options_of(backend)}
-        shared = {n: v for n, v in self._export.request.shared.items() if n in known}
-        request = options.make_request(
-            backend, self._export.request.model, {**shared, "precision": precision, **given}
-        )
-        return replace(request, batch=self._export.request.batch)
 
 
 __all__ = ["check_model", "resolve_source", "run_export"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import os
 import time
@@ -46,7 +47,7 @@ def build(
 ) -> dict[str, Any]:
     """Everything about the file that does not depend on when and where it was made."""
     pre = built.preprocessing
-    return {
+    content = {
         "schema_version": SCHEMA_VERSION,
         "format": request.format,
         "versions": dict(versions),
@@ -84,6 +85,19 @@ def build(
         "probes": recipe.to_json() | {"sha256": pixels_sha256},
         "reference": [reference_to_json(reference) for reference in references],
     }
+    # As it will be read: keys that are numbers, and tuples, are of this process alone.
+    stored: dict[str, Any] = json.loads(json.dumps(content))
+    return stored | {"sha256": digest(stored)}
+
+
+def digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest without its own entry for it, as JSON: sorted keys, no spaces, ASCII.
+
+    Much that a manifest says, labels and cropping above all, nothing in the file could contradict.
+    """
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def versions_of(distributions: Iterable[str]) -> dict[str, str]:
@@ -106,7 +120,7 @@ def _outputs(artifact: Artifact, built: BuiltModel) -> list[dict[str, Any]]:
 
 def _given_options(request: ExportRequest) -> dict[str, Any]:
     """Options that shape the file. Paths, which would tell of the machine, stay out."""
-    from timmx_core.options import SHARED_OPTIONS
+    from timmx_core.shared_options import SHARED_OPTIONS
 
     shaping = {
         o.name: request.shared[o.name]

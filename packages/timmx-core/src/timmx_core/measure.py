@@ -56,7 +56,9 @@ def measure(
 
     base = _Base(comparison, reference.name, batch, floor_db)
     if got.shape[1:] != reference.shape:
-        return base.fail(f"shape {_show(got.shape[1:])} instead of {_show(reference.shape)}")
+        return base.fail(
+            f"shape {show_shape(got.shape[1:])} instead of {show_shape(reference.shape)}"
+        )
     if got.shape[0] != len(reference.values):
         return base.fail(f"{got.shape[0]} results for {len(reference.values)} probes")
     if not np.issubdtype(got.dtype, np.floating):
@@ -163,5 +165,6 @@ def _agreement(want: np.ndarray, got: np.ndarray, k: int) -> float:
     return float((best_want == best_got).all(1).mean())
 
 
-def _show(shape: tuple[int, ...]) -> str:
+def show_shape(shape: tuple[object, ...]) -> str:
+    """A shape without its batch, as a person reads it: "(N, 3, 224, 224)"."""
     return "(" + ", ".join(["N", *map(str, shape)]) + ")"

@@ -89,6 +89,8 @@ def publish(
     placed: list[Path] = []
     try:
         check_target(target, (p for p in places if p.name not in shared_names), overwrite)
+        for staged, place in zip((*companions, primary), (*places, target), strict=True):
+            _check_kind(staged, place)
         for companion, place in zip(companions, places, strict=True):
             fresh = not os.path.lexists(place)
             put(companion, place, overwrite=overwrite or companion.name in shared_names)
@@ -122,10 +124,18 @@ def put(source: Path, target: Path, *, overwrite: bool) -> None:
         _rename_new(source, target)
     elif source.is_dir() and os.path.lexists(target):
         _exchange(source, target)
-    elif target.is_dir() and not target.is_symlink():
-        raise IsADirectoryError(errno.EISDIR, "is a directory", str(target))
     else:
+        _check_kind(source, target)
         os.replace(source, target)
+
+
+def _check_kind(source: Path, target: Path) -> None:
+    """A file does not replace a folder, whose contents nobody has asked about.
+
+    :raises IsADirectoryError: it would have to.
+    """
+    if target.is_dir() and not target.is_symlink() and not source.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory", str(target))
 
 
 def _rename_new(source: Path, target: Path) -> None:

@@ -102,6 +102,8 @@ def output_error(error: OSError, path: Path) -> OutputError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"no permission to write to {path}", "choose another place with -o PATH")
+    if error.errno == errno.EISDIR:
+        return OutputError(f"{path} is a directory", "choose another place with -o PATH")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return OutputError(f"{path} is not a folder", "choose another place with -o PATH")
     if error.errno == errno.ENAMETOOLONG:

@@ -92,12 +92,14 @@ def load(
     # uint8 and normalize belong together: pixels are scaled where they are normalised.
     spec = inputs.input_spec(built.preprocessing, request.batch, inside)
     module = inputs.wrap(built.module, built.preprocessing, inside)
+    whole = inputs.input_spec(built.preprocessing, request.batch, asked)
     n = example_batch(request.batch)
     shape = [n if index == 0 else d for index, d in enumerate(spec.shape)]
     images = subject.pixels[[i % len(subject.pixels) for i in range(n)]]
     example = torch.from_numpy(inputs.pixels_to_input(images, spec)).reshape(shape)  # type: ignore[arg-type]
     shapes = [(1, *reference.shape) for reference in subject.references]
     outputs = inputs.output_specs(built, shapes, request.batch, "softmax" in inside)
+    whole_outputs = inputs.output_specs(built, shapes, request.batch, "softmax" in asked)
     return LoadedModel(
         module=module,
         example_inputs=(example,),
@@ -106,6 +108,8 @@ def load(
         labels=labels,
         capture=Capturer(module, (example,), request.batch),
         absorb=absorb,
+        file_inputs=(whole,),
+        file_outputs=whole_outputs,
         mean=built.preprocessing.mean,
         std=built.preprocessing.std,
     )

@@ -56,8 +56,11 @@ def _check(backend: Backend, path: Path, overwrite: bool, output: str | None) ->
             f"{backend.name} writes {written}, not {path.suffix or path.name}",
             f"-o {path.name.removesuffix(path.suffix)}{backend.suffixes[0]}",
         )
-    if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"{path} exists already", "replace it with --overwrite, or choose -o")
+    for place in (path, *(path.with_suffix(suffix) for suffix in backend.companion_suffixes)):
+        if os.path.lexists(place) and not overwrite:
+            raise OutputError(
+                f"{place} exists already", "replace it with --overwrite, or choose -o"
+            )
     if path.parent.exists() and not path.parent.is_dir():
         raise OutputError(f"{path.parent} is not a folder", "choose another place with -o PATH")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from timmx_core.backend import Artifact, Backend, Comparison, Dimension, TensorSpec
 from timmx_core.errors import ArtifactError
 from timmx_core.inputs import output_specs, outputs_of, pixels_to_input, reference_input
-from timmx_core.measure import Reference, measure
+from timmx_core.measure import Reference, measure, show_shape
+from timmx_core.options import run_options
 from timmx_core.results import Measurement, Verdict
 from timmx_core.worker import Outcome, Worker
 
@@ -81,14 +82,18 @@ def verify_artifact(
     backend_of: Callable[[str], Backend],
     scratch: Path,
     timeout: float,
+    labels: Sequence[str] | None = None,
     worker: Worker | None = None,
 ) -> Verdict:
     """Run the finished file, and what it asks to be compared beside it, against the references.
 
+    :param labels: the classes' names, for a file that gives a label by itself.
     :param worker: one that was started early for the file itself.
     :param scratch: a folder that does not exist yet, for the workers' arrays.
     """
-    judge = _Judge(backend, artifact, references, pixels, options, backend_of, scratch, timeout)
+    judge = _Judge(
+        backend, artifact, references, pixels, options, backend_of, scratch, timeout, labels
+    )
     return judge.verdict(floor_db, worker)
 
 
@@ -105,6 +110,7 @@ class _Judge:
         backend_of: Callable[[str], Backend],
         scratch: Path,
         timeout: float,
+        labels: Sequence[str] | None,
     ) -> None:
         self.backend = backend
         self.artifact = artifact
@@ -114,16 +120,21 @@ class _Judge:
         self.backend_of = backend_of
         self.scratch = scratch
         self.timeout = timeout
+        self.labels = labels
         self._jobs = 0
 
     def verdict(self, floor_db: float, worker: Worker | None) -> Verdict:
         artifact = self.artifact
+        trouble = misstated_input(artifact.inputs[0], self.pixels)
+        if trouble:
+            return Verdict("failed", trouble)
         own = self._run(self.backend, artifact.primary, artifact.inputs, self.options, worker)
         rows: list[Measurement] = []
         if own.status == "failed":
             return self._verdict("failed", own.reason, own, rows)
         if own.status == "ok":
             rows += compare(own, artifact.outputs, self.references, floor_db, FILE)
+            rows += compare_labels(own, artifact.outputs, self.labels or (), floor_db)
         for comparison in artifact.comparisons:
             rows += self._further(comparison, own, floor_db)
         bad = _first(rows, "failed") or _first(rows, "inconclusive")
@@ -131,6 +142,8 @@ class _Judge:
             return self._verdict(bad.status, describe(bad), own, rows)
         if own.status != "ok":
             return self._verdict("not verifiable here", own.reason, own, rows)
+        if not rows:
+            return self._verdict("inconclusive", "there was no output to compare", own, rows)
         return self._verdict("verified", "", own, rows)
 
     def _verdict(self, status: Any, reason: str, own: Outcome, rows: list[Measurement]) -> Verdict:
@@ -159,19 +172,24 @@ class _Judge:
         inputs = comparison.inputs or self.artifact.inputs
         got = own
         if comparison.got is not None:
-            got = self._run(self._opener(comparison, 0), comparison.got, inputs, {})
+            got = self._run_further(self._opener(comparison, 0), comparison.got, inputs)
         if got.status != "ok":
             # A runtime that is missing here neither passes nor fails a file.
             return [] if got.status == "cannot run" else [_no_result(label, floor, got.reason)]
         references = self.references
         if comparison.want is not None:
-            want = self._run(self._opener(comparison, 1), comparison.want, inputs, {})
+            want = self._run_further(self._opener(comparison, 1), comparison.want, inputs)
             if want.status != "ok":
                 return (
                     [] if want.status == "cannot run" else [_no_result(label, floor, want.reason)]
                 )
             references = _as_references(want, self.references)
         return compare(got, outputs, references, floor, label)
+
+    def _run_further(self, backend: Backend, path: Path, inputs: Sequence[TensorSpec]) -> Outcome:
+        """With the same options where it is this format, with its defaults where it is another."""
+        options = self.options if backend is self.backend else run_options(backend, {})
+        return self._run(backend, path, inputs, options)
 
     def _opener(self, comparison: Comparison, index: int) -> Backend:
         name = comparison.formats[index]
@@ -209,50 +227,98 @@ def compare(
 ) -> list[Measurement]:
     """Every output at every batch size that was run."""
     assert outcome.outputs is not None
-    rows = []
     by_name = {spec.name: spec for spec in specs}
+    rows = []
     for batch, outputs in outcome.outputs.items():
         for reference in references:
-            if reference.name not in outputs:
-                rows.append(
-                    Measurement(
-                        label,
-                        reference.name,
-                        batch,
-                        None,
-                        floor_db,
-                        status="failed",
-                        reason="the file does not give this output",
-                    )
+            array, spec = outputs.get(reference.name), by_name.get(reference.name)
+            trouble = _misstated(array, spec)
+            if array is None or spec is None or trouble:
+                row = Measurement(
+                    label, reference.name, batch, None, floor_db, status="failed", reason=trouble
                 )
-                continue
-            array = outputs[reference.name]
-            spec = by_name.get(reference.name)
-            if spec is not None and str(array.dtype) != spec.dtype:
-                rows.append(
-                    Measurement(
-                        label,
-                        reference.name,
-                        batch,
-                        None,
-                        floor_db,
-                        status="failed",
-                        reason=f"dtype {array.dtype} instead of {spec.dtype}",
-                    )
-                )
-                continue
+            else:
+                real = _real(array, spec, reference.layout)
+                row = measure(reference, real, batch, floor_db, label)
+            rows.append(row)
+    return rows
+
+
+def compare_labels(
+    outcome: Outcome, specs: Sequence[TensorSpec], labels: Sequence[str], floor_db: float
+) -> list[Measurement]:
+    """Whether the label that a file gives is the name of its own best class."""
+    assert outcome.outputs is not None
+    scores = next((s.name for s in specs if s.role in ("logits", "probabilities")), None)
+    rows = []
+    for spec in (s for s in specs if s.role == "label"):
+        for batch, outputs in outcome.outputs.items():
+            got, rated = outputs.get(spec.name), outputs.get(scores or "")
+            reason, share = "the file does not give this output", None
+            if got is not None and rated is None:
+                reason = "the file gives a label without the scores that it follows from"
+            elif got is not None and rated is not None:
+                best = rated.reshape(len(rated), -1).argmax(1)
+                named = [labels[i] if i < len(labels) else None for i in best]
+                share = sum(str(a) == b for a, b in zip(got, named, strict=True)) / len(named)
+                reason = "" if share == 1.0 else "the label is not the name of the best class"
+            status: Literal["passed", "failed"] = "failed" if reason else "passed"
             rows.append(
-                measure(reference, _real(array, spec, reference.layout), batch, floor_db, label)
+                Measurement(
+                    FILE, spec.name, batch, None, floor_db, top1=share, status=status, reason=reason
+                )
             )
     return rows
 
 
-def _real(array: np.ndarray, spec: TensorSpec | None, layout: str) -> np.ndarray:
+def _misstated(array: np.ndarray | None, spec: TensorSpec | None) -> str:
+    """Where an output is not what the file says of it; empty where it is."""
+    if array is None:
+        return "the file does not give this output"
+    if spec is None:
+        return "the file does not describe this output"
+    if str(array.dtype) != spec.dtype:
+        return f"dtype {array.dtype} instead of {spec.dtype}"
+    stated, got = spec.shape[1:], array.shape[1:]
+    if len(stated) != len(got) or any(
+        isinstance(want, int) and want != have for want, have in zip(stated, got, strict=True)
+    ):
+        return f"shape {show_shape(got)} instead of {show_shape(stated)}"
+    return ""
+
+
+def misstated_input(port: TensorSpec, pixels: np.ndarray) -> str:
+    """Where an image port does not take the size that the model has; empty where it does.
+
+    A runtime may accept what is run here all the same, and whoever reads the port is misled.
+
+    :param pixels: (probes, H, W, C).
+    """
+    height, width, chans = pixels.shape[1:]
+    wanted = (height, width, chans) if port.layout == "NHWC" else (chans, height, width)
+    if not admits(port.shape[1:], wanted):
+        return (
+            f"the file says that its input is {show_shape(port.shape[1:])}, and the model takes "
+            f"{show_shape(wanted)}"
+        )
+    return ""
+
+
+def admits(shape: Sequence[Dimension], size: Sequence[int]) -> bool:
+    """Whether a port's dimensions allow a size."""
+    if len(shape) != len(size):
+        return False
+    bounds = [(d, d, d) if isinstance(d, int) else d for d in shape]
+    return all(
+        least <= n and (most is None or n <= most)
+        for (least, _, most), n in zip(bounds, size, strict=True)
+    )
+
+
+def _real(array: np.ndarray, spec: TensorSpec, layout: str) -> np.ndarray:
     """A stored output as real numbers, in the layout of PyTorch."""
     import numpy as np
 
-    if spec is None:
-        return array
     if spec.quantization is not None:
         scale, zero = spec.quantization
         array = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)

@@ -16,8 +16,8 @@ from timmx_core.cli.settings import (
     settings_of,
     verbose_option,
 )
-from timmx_core.options import SHARED_OPTIONS
 from timmx_core.plugins import get_manager
+from timmx_core.shared_options import SHARED_OPTIONS
 
 if TYPE_CHECKING:
     from timmx_core.results import Verdict

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from timmx_core.backend import Backend
+from timmx_core.backend_checks import InvalidBackendError, check_backend
 from timmx_core.testing.lab import Lab
 
 
@@ -30,6 +31,10 @@ class Case:
     def lab(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Lab:
         """The format at work in a private home and folder, with what it made so far."""
         case = type(self)
+        try:
+            check_backend(case.backend())
+        except InvalidBackendError as error:
+            pytest.skip(f"the description is not valid: {error}")
         if "_lab" not in case.__dict__:
             folder = tmp_path_factory.mktemp(case.backend.name)
             case._lab = Lab(case.backend, case.others, case.options, folder, case.timeout)

@@ -14,7 +14,7 @@ from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ArtifactError
 from timmx_core.publishing import files_of, record_path
 from timmx_core.testing.case import Case
-from timmx_core.testing.descriptions import FIND, REPORT, heavy
+from timmx_core.testing.descriptions import FIND, REPORT, at_import, heavy
 from timmx_core.testing.lab import Lab, copy, members, ports
 from timmx_core.testing.watching import Watch
 
@@ -78,7 +78,7 @@ class FileTests(Case):
     def test_reading_needs_no_converter(self, lab: Lab) -> None:
         """`read` in a fresh process imports nothing heavy: inspecting a file is quick and safe."""
         result = lab.require_plain()
-        assert not heavy(lab, READ, str(result.path))
+        assert not heavy(lab, READ, str(result.path)) - at_import(lab)
 
     @pytest.mark.parametrize("kind", sorted(FOREIGN))
     def test_foreign_files_are_not_taken_for_its_own(self, lab: Lab, kind: str) -> None:
@@ -184,8 +184,8 @@ class FileTests(Case):
             tuple(ports(lab.basic(), "outputs")),
             tuple(copy(c, folder / c.name) for c in companions),
         )
-        if not lab.backend.embed(wrong, manifest):
-            pytest.skip("the format has no room for a manifest, and the record tells of changes")
+        if not lab.backend.embed(wrong, manifest) or lab.backend.read(wrong.primary) is None:
+            pytest.skip("the file holds no manifest; the record beside it tells of changes")
         verdict = api.verify(wrong.primary, manager=lab.manager, timeout=lab.timeout)
         assert verdict.status == "failed"
 

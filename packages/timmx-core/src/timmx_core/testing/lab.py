@@ -162,10 +162,8 @@ class Lab:
                 self.timeout,
             )
 
-    def files(self, model: torch.nn.Module) -> list[Path]:
-        """Another model's primary and companions as the converter left them, manifest and all
-        that comes later missing. The primary is first.
-        """
+    def files(self, model: torch.nn.Module, **given: Any) -> list[Path]:
+        """The primary, then the companions, as the converter left them: without a manifest."""
         kept = self.fresh("raw")
         paths: list[Path] = []
 
@@ -175,7 +173,7 @@ class Lab:
             paths.extend(copy(path, kept / path.name) for path in left)
             return artifact
 
-        self.export(model, backend=self.tampered(export=export), verify=False)
+        self.export(model, backend=self.tampered(export=export), verify=False, **given)
         return paths
 
     def tampered(self, **methods: Callable[..., Any]) -> Backend:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from timmx_core.errors import VerificationError
+from timmx_core.publishing import member_digests
+from timmx_core.results import ExportResult
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab, ports
 
@@ -28,11 +30,16 @@ class RoundTripTests(Case):
 
     def test_round_trip_of_a_cnn(self, lab: Lab, precision: str) -> None:
         """At least the precision's own floor against PyTorch in fp32."""
-        from timmx_core.testing.models import tiny_cnn
-
         self.require_sound(lab, precision)
-        first = precision == lab.backend.precisions[0].name
-        lab.check(lab.basic() if first else lab.export(tiny_cnn(), precision=precision))
+        lab.check(at_precision(lab, precision))
+
+    def test_each_precision_gives_another_file(self, lab: Lab, precision: str) -> None:
+        """--precision is not ignored: what the converter leaves differs from the default's."""
+        self.require_sound(lab, precision)
+        first = lab.backend.precisions[0].name
+        if precision == first:
+            pytest.skip("the default itself")
+        assert converted(lab, precision) != lab.kept("converted", lambda: converted(lab, first))
 
     def test_round_trip_of_a_transformer(self, lab: Lab, precision: str) -> None:
         """At least the precision's own floor against PyTorch in fp32."""
@@ -147,6 +154,23 @@ class RoundTripTests(Case):
         first = lab.backend.precisions[0].name
         if precision != first and first not in self.skip_precisions:
             lab.require_basic()
+
+
+def at_precision(lab: Lab, precision: str) -> ExportResult:
+    """The tiny CNN at a precision, verified."""
+    from timmx_core.testing.models import tiny_cnn
+
+    if precision == lab.backend.precisions[0].name:
+        return lab.basic()
+    return lab.export(tiny_cnn(), precision=precision)
+
+
+def converted(lab: Lab, precision: str) -> list[str]:
+    """Digests of what the converter leaves, without the manifest."""
+    from timmx_core.testing.models import tiny_cnn
+
+    primary, *companions = lab.files(tiny_cnn(), precision=precision)
+    return sorted(member_digests(primary, companions).values())
 
 
 def ports_problem(lab: Lab) -> str:

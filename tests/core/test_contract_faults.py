@@ -1,0 +1,58 @@
+"""Formats that break the contract, each found by the test that is named after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+
+import faulty_cases
+import pytest
+
+CASES = [name for name in vars(faulty_cases) if name.startswith("Test")]
+REASONS = {
+    "TestConstantOutput": "dB, below 80 dB",
+    "TestNotANumber": "NaN or infinite",
+    "TestWrongNames": "graph_output",
+    "TestWrongDtype": "float64",
+    "TestHeavyImport": "numpy",
+    "TestNotEmbedding": "does not come out of the file again",
+    "TestCollidingOption": "'verify' is one of core's own",
+    "TestOddReport": "report",
+    "TestWritesElsewhere": "pocket.cache",
+}
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, str]]:
+    """Per case, the tests that failed and why: all of them in one run of pytest."""
+    folder = tmp_path_factory.mktemp("faulty")
+    report = folder / "report.xml"
+    (folder / "tmp").mkdir()
+    path = Path(faulty_cases.__file__)
+    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:logging", f"--junitxml={report}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, f"--basetemp={folder / 'base'}", str(path)],
+        # One thread: on a busy machine torch's threads wait for each other on such small models.
+        env=os.environ
+        | {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(path.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    found: dict[str, dict[str, str]] = {name: {} for name in CASES}
+    for case in ET.parse(report).iter("testcase"):
+        for trouble in (*case.iter("failure"), *case.iter("error")):
+            name = case.attrib["classname"].rpartition(".")[2]
+            found[name][case.attrib["name"]] = trouble.attrib["message"] + (trouble.text or "")
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_fault_fails_in_its_own_test(failures: Mapping[str, dict[str, str]], case: str) -> None:
+    found = failures[case]
+    assert set(found) == set(vars(faulty_cases)[case].expected)
+    assert all(REASONS.get(case, "") in text for text in found.values())

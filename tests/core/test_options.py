@@ -1,0 +1,153 @@
+"""What was asked is validated before anything slow, with one line that says what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pocket_format import PocketBackend
+
+from timmx_core.backend import ExportRequest, Option, Precision
+from timmx_core.errors import RequestError
+from timmx_core.options import (
+    coerce,
+    make_request,
+    options_of,
+    run_options,
+)
+from timmx_core.shared_options import SHARED_OPTIONS
+
+
+class Calibrated(PocketBackend):
+    precisions = (
+        *PocketBackend.precisions,
+        Precision("int8", "int8", "int8", floor_db=5.0, calibrated=True),
+    )
+
+
+def request(**given: Any) -> ExportRequest:
+    return make_request(PocketBackend(), "resnet18", given)
+
+
+def refusal(**given: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        request(**given)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_defaults_are_filled_in() -> None:
+    made = request()
+    assert made.precision.name == "fp32"
+    assert made.batch == (1, 1, 1)
+    assert not made.dynamic_batch
+    assert made.options == {"level": 1, "threads": 1}
+    assert set(made.shared) == {option.name for option in SHARED_OPTIONS}
+
+
+def test_uint8_input_implies_normalize() -> None:
+    assert request(uint8_input=True).shared["normalize"] is True
+
+
+def test_out_indices_imply_features() -> None:
+    made = request(out_indices="1,3")
+    assert made.shared["features"] is True
+    assert made.shared["out_indices"] == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "batch"),
+    [
+        ({"batch_size": 4}, (4, 4, 4)),
+        ({"dynamic_batch": True}, (1, 1, None)),
+        ({"dynamic_batch": True, "batch_size": 4}, (1, 4, None)),
+        ({"batch_max": 8}, (1, 1, 8)),
+        ({"batch_min": 2, "batch_max": 8}, (2, 2, 8)),
+        ({"batch_opt": 4, "batch_max": 8}, (1, 4, 8)),
+    ],
+)
+def test_batches(given: dict[str, Any], batch: tuple[int, int, int | None]) -> None:
+    assert request(**given).batch == batch
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num_classes": -3}, "--num-classes is at least 1, not -3"),
+        ({"num_classes": 2.5}, "--num-classes wants a whole number"),
+        ({"num_classes": True}, "--num-classes wants a whole number"),
+        ({"input_size": (3, -1, 0)}, "--input-size is at least 1, not 3 -1 0"),
+        ({"input_size": (3, 224)}, "--input-size wants 3 whole numbers (C H W)"),
+        ({"batch_size": 0}, "--batch-size is at least 1"),
+        ({"batch_min": 4, "batch_max": 2}, "--batch-min 4 is not less than --batch-max 2"),
+        ({"batch_opt": 9, "batch_max": 8}, "--batch-opt 9 is not between"),
+        ({"in_chans": 1, "input_size": (3, 64, 64)}, "--in-chans 1 and --input-size 3 64 64"),
+        ({"features": True, "embedding": True}, "--features and --embedding exclude each other"),
+        ({"features": True, "softmax": True}, "--softmax is about classes"),
+        ({"embedding": True, "num_classes": 10}, "--num-classes is about classes"),
+        ({"mean": (0.5, 0.5), "in_chans": 3}, "--mean has 2 values for 3 channels"),
+        ({"std": (0.1, 0.0, 0.1)}, "--std must be above zero"),
+        ({"std": (float("nan"),)}, "--std wants numbers"),
+        ({"verify": False, "require_verified": True}, "makes no sense with --no-verify"),
+        ({"verify": False, "probe_data": "images"}, "makes no sense with --no-verify"),
+        ({"precision": "fp61"}, "--precision is one of fp32, fp16"),
+        ({"level": "high"}, "--level wants a whole number"),
+        ({"labels": "imagenet-1k"}, "pocket does not support --labels: there is no room"),
+        ({"calibration_data": "images"}, "pocket has no option --calibration-data"),
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused_in_one_line(given: dict[str, Any], words: str) -> None:
+    assert words in refusal(**given).message
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"levle": 3}, "did you mean --level?"),
+        ({"input_siez": 3}, "--input-size"),
+        ({"precision": "fp61"}, "did you mean fp16?"),
+        ({"batch_min": 4, "batch_max": 2}, "--batch-size"),
+    ],
+)
+def test_a_near_match_is_hinted_at(given: dict[str, Any], hint: str) -> None:
+    assert hint in refusal(**given).hint
+
+
+def test_a_calibrated_precision_wants_images() -> None:
+    with pytest.raises(RequestError, match="needs images to calibrate with"):
+        make_request(Calibrated(), "resnet18", {"precision": "int8"})
+    given = {"precision": "int8", "calibration_data": "x", "random_calibration": True}
+    with pytest.raises(RequestError, match="exclude each other"):
+        make_request(Calibrated(), "resnet18", given)
+    with pytest.raises(RequestError, match="--calibration-samples makes no sense with"):
+        make_request(Calibrated(), "resnet18", {"calibration_samples": 3})
+
+
+def test_a_format_without_calibrated_precisions_offers_no_calibration() -> None:
+    names = {option.name for option in options_of(PocketBackend())}
+    assert not {n for n in names if "calibration" in n}
+    assert {n for n in (o.name for o in options_of(Calibrated())) if "calibration" in n}
+
+
+def test_run_options_are_those_of_the_run_alone() -> None:
+    assert run_options(PocketBackend(), {}) == {"threads": 1}
+    assert run_options(PocketBackend(), {"threads": "2"}) == {"threads": 2}
+    with pytest.raises(RequestError, match="no option --level"):
+        run_options(PocketBackend(), {"level": 3})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        (Option("a", "ints", ""), "1, 2,3", (1, 2, 3)),
+        (Option("a", "floats", ""), [0.5, 1], (0.5, 1.0)),
+        (Option("a", "str", "", multiple=True), "one", ("one",)),
+        (Option("a", "str", "", multiple=True), ["one", "two"], ("one", "two")),
+        (Option("a", "path", ""), "x/../y", "x/../y"),
+        (Option("a", "int", "", 3), None, 3),
+        (Option("a", "int", ""), 4.0, 4),
+    ],
+)
+def test_values_become_what_the_option_declares(option: Option, value: Any, expected: Any) -> None:
+    assert coerce(option, value) == expected

@@ -1,0 +1,217 @@
+"""Copies of the pocket format, each of which breaks the contract in one way."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocket_format import MANIFEST, PocketBackend, PocketRunner
+
+from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel, Option, Runner
+from timmx_core.errors import CannotRunHere, MissingDependency
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays = Mapping[str, "np.ndarray"]
+
+
+class FaultyRunner(PocketRunner):
+    """The pocket runner with its answers spoiled."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        return {name: self.spoil(array) for name, array in super().run(inputs).items()}
+
+    def spoil(self, array: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class NotExporting(PocketBackend):
+    """For faults that show before an export, to spare the exports."""
+
+    def check_export(self, request: ExportRequest | None) -> None:
+        if request is None:
+            raise MissingDependency("no converter, for the sake of speed")
+
+
+class NotRunning(PocketBackend):
+    """For faults that show without the runtime, to spare the verifications."""
+
+    def check_run(self) -> None:
+        raise CannotRunHere("no runtime, for the sake of speed")
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        raise CannotRunHere("no runtime, for the sake of speed")
+
+
+class HeavyCheck(NotExporting):
+    """Imports its runtime to find out whether it is there."""
+
+    def check_run(self) -> None:
+        import numpy as np  # noqa: F401
+
+
+class HeavyRead(NotRunning):
+    """Needs its runtime to read a manifest."""
+
+    def read(self, path: Path) -> bytes | None:
+        import numpy as np  # noqa: F401
+
+        return super().read(path)
+
+
+class CollidingOption(NotExporting):
+    """Takes an option of core for itself."""
+
+    options = (*PocketBackend.options, Option("verify", "bool", "Check.", False))
+
+
+class NotRefusing(NotRunning):
+    """Lets through what it cannot do."""
+
+    def check_export(self, request: ExportRequest | None) -> None:
+        pass
+
+
+class OddReport(PocketBackend):
+    """Reports what JSON cannot hold."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        artifact = super().export(model, request, context)
+        return replace(artifact, report={"file": artifact.primary})
+
+
+class WritesElsewhere(NotRunning):
+    """Leaves a cache in the temporary folder."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        (Path(tempfile.gettempdir()) / "pocket.cache").write_text("left")
+        return super().export(model, request, context)
+
+
+class WritesBesideTarget(NotRunning):
+    """Works in the target's folder, and tidies up when all went well."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        (context.staging.parent / "half.tmp").write_text("left")
+        return super().export(model, request, context)
+
+    def embed(self, artifact: Artifact, manifest: bytes) -> bool:
+        (artifact.primary.parent.parent / "half.tmp").unlink()
+        return super().embed(artifact, manifest)
+
+
+class IgnoresPrecision(PocketBackend):
+    """Writes float32 whatever was asked."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        return super().export(model, replace(request, precision=self.precisions[0]), context)
+
+
+class RoughPrecision(PocketBackend):
+    """Calls a file fp16 whose weights have three bits of mantissa left."""
+
+    class RoughRunner(PocketRunner):
+        def __init__(self, path: Path) -> None:
+            import numpy as np
+
+            super().__init__(path)
+            with zipfile.ZipFile(path) as archive:
+                rough = b'"name": "fp16"' in archive.read(MANIFEST)
+            for name, array in self.weights.items() if rough else ():
+                mantissa, exponent = np.frexp(array)
+                self.weights[name] = np.ldexp(np.round(mantissa * 8) / 8, exponent)
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        return self.RoughRunner(path)
+
+
+class WrongNames(PocketBackend):
+    """Gives its output under a name of its own."""
+
+    class NamingRunner(PocketRunner):
+        def run(self, inputs: Arrays) -> Arrays:
+            return {f"graph_{name}": array for name, array in super().run(inputs).items()}
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        return self.NamingRunner(path)
+
+
+class WrongDtype(PocketBackend):
+    """Declares float32 and gives float64."""
+
+    class DoubleRunner(FaultyRunner):
+        def spoil(self, array: np.ndarray) -> np.ndarray:
+            return array.astype("float64")
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        return self.DoubleRunner(path)
+
+
+class SwallowsBatch(PocketBackend):
+    """Answers for the first image of a batch, whatever the others are."""
+
+    class FirstRunner(FaultyRunner):
+        def spoil(self, array: np.ndarray) -> np.ndarray:
+            return array[[0] * len(array)]
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        return self.FirstRunner(path)
+
+
+class ConstantOutput(PocketBackend):
+    """Ignores its input."""
+
+    class ConstantRunner(FaultyRunner):
+        def spoil(self, array: np.ndarray) -> np.ndarray:
+            return array * 0 + 1
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        return self.ConstantRunner(path)
+
+
+class NotANumber(PocketBackend):
+    """Gives NaN."""
+
+    class NaNRunner(FaultyRunner):
+        def spoil(self, array: np.ndarray) -> np.ndarray:
+            return array * float("nan")
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        return self.NaNRunner(path)
+
+
+class ForgetsSoftmax(PocketBackend):
+    """Says that it puts the softmax into the file, and does not."""
+
+    absorbs = frozenset({"softmax"})
+
+
+class NotEmbedding(PocketBackend):
+    """Says that the manifest is in the file."""
+
+    def embed(self, artifact: Artifact, manifest: bytes) -> bool:
+        return True
+
+
+class RaisesOnForeign(NotRunning):
+    """Lets its library's exceptions out of `read`."""
+
+    def read(self, path: Path) -> bytes | None:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(MANIFEST) if MANIFEST in archive.namelist() else None
+
+
+class Random(NotRunning):
+    """Declared to be deterministic."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        artifact = super().export(model, request, context)
+        with zipfile.ZipFile(artifact.primary, "a") as archive:
+            archive.writestr(zipfile.ZipInfo("id"), os.urandom(16))
+        return artifact

@@ -665,7 +665,12 @@ def test_topk(ascending: bool, axis: int, k: int, tmp_path: Path) -> None:
 def test_topk_among_equals_and_without_indices(tmp_path: Path) -> None:
     x = np.array([[1, 3, 3, 2, 3]], np.float32)
     check(tmp_path / "a", lambda x: mb.topk(x=x, k=2, axis=1)[1], [x], np.array([[1, 2]]))
-    check(tmp_path / "b", lambda x: mb.topk(x=x, k=2, axis=1, return_indices=False), [x], np.array([[3, 3]]))
+    check(
+        tmp_path / "b",
+        lambda x: mb.topk(x=x, k=2, axis=1, return_indices=False),
+        [x],
+        np.array([[3, 3]]),
+    )
 
 
 def test_argsort(tmp_path: Path) -> None:
@@ -870,9 +875,7 @@ def test_crop_resize(tmp_path: Path) -> None:
             box_coordinate_mode="CORNERS_HEIGHT_FIRST",
         )  # fmt: skip
 
-    want = functional.interpolate(
-        t(x)[:, :, 1:6, 2:9], (5, 4), mode="bilinear", align_corners=True
-    )
+    want = functional.interpolate(t(x)[:, :, 1:6, 2:9], (5, 4), mode="bilinear", align_corners=True)
     check(tmp_path, build, [x], want, "iOS17")
 
 

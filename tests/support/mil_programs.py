@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from timmx_coreml.mil import load
 from timmx_coreml.storage import write
 
@@ -23,15 +22,16 @@ def save(
 ) -> Path:
     """A program whose inputs are like `arrays`, called x, y, z."""
     import coremltools as ct
-    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.mil import types
 
     kinds = {"f": types.fp32, "i": types.int32}
     specs = [mb.TensorSpec(shape=a.shape, dtype=kinds[a.dtype.kind]) for a in arrays]
+    # The converter reads the names of the inputs off the signature.
     bodies: dict[int, Callable[..., Any]] = {
-        1: lambda x: build(x),
-        2: lambda x, y: build(x, y),
-        3: lambda x, y, z: build(x, y, z),
+        1: lambda x: build(x),  # noqa: PLW0108
+        2: lambda x, y: build(x, y),  # noqa: PLW0108
+        3: lambda x, y, z: build(x, y, z),  # noqa: PLW0108
     }
     program = mb.program(input_specs=specs, opset_version=ct.target[target])(bodies[len(arrays)])
     precision = ct.precision.FLOAT16 if fp16 else ct.precision.FLOAT32
@@ -64,7 +64,7 @@ def run(
 def inferred(build: Callable[..., Any], arrays: Sequence[np.ndarray], target: str) -> Any:
     """What the converter itself computes for constant arguments."""
     import coremltools as ct
-    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil import Builder as mb  # noqa: N813
 
     found: list[Any] = []
 

@@ -41,8 +41,8 @@ class CoreMLBackend(Backend):
     refuses = {  # noqa: RUF012 - the contract's own declaration
         "uint8_input": "Core ML takes pixels as images: use --image-input",
     }
-    # A forked child cannot use Core ML; the interpreter's runtime is torch.
-    runs_on_torch = not ON_MACOS
+    # A classifier gives probabilities.
+    implies = {"labels": {"softmax": True}}  # noqa: RUF012
     requires = ("coremltools>=9.0", "numpy<2.4")
     options = (
         Option(
@@ -142,19 +142,9 @@ class CoreMLBackend(Backend):
 
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
-        spec = manifest["inputs"][0]
-        lines = ["import coremltools"]
-        value = "x"
-        if spec["dtype"] == "uint8":  # an image port
-            lines.append("from PIL import Image")
-            value = "Image.fromarray(x.squeeze())"
-        outputs = [o["name"] for o in manifest["outputs"]]
-        lines += [
-            "model = coremltools.models.MLModel(path)  # predicts on macOS only",
-            f"results = model.predict({{{spec['name']!r}: {value}}})",
-            f"outputs = [results[name] for name in {outputs!r}]",
-        ]
-        return "\n".join(lines) + "\n"
+        from timmx_coreml.snippet import lines
+
+        return lines(manifest)
 
 
 def _check_numpy() -> None:

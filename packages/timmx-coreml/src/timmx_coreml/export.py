@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from timmx_core.backend import (
     Artifact,
@@ -19,6 +17,7 @@ from timmx_core.backend import (
     TensorSpec,
 )
 from timmx_core.errors import CannotRunHere, ExportError, RequestError
+from timmx_core.worker import run_probes
 from timmx_coreml import compression, precision, storage
 from timmx_coreml.converter import (
     OPEN_BATCH,
@@ -31,6 +30,7 @@ from timmx_coreml.converter import (
 )
 from timmx_coreml.pixels import PixelInput, image_spec
 from timmx_coreml.request import Sizes, deployment_target, parse_sizes
+from timmx_coreml.runner import ReferenceRunner
 
 if TYPE_CHECKING:
     import torch
@@ -143,9 +143,7 @@ class _Export:
             compute = precision.compute_precision("fp16", kept)
             return convert(captured, self.plan, compute, self.context)
 
-        images, want = self._sample()
-        rate = partial(self._rate, images=images, want=want)
-        best = precision.settle(attempt, rate, FLOAT_FLOOR_DB["fp16"])
+        best = precision.settle(attempt, self._rate, FLOAT_FLOOR_DB["fp16"])
         made = _Made(best.model, captured, best.kept)
         if best.kept:
             present = sorted(best.kept & set(_kinds(best.model)))
@@ -153,26 +151,23 @@ class _Export:
             self.notes.append(f"kept in fp32, where fp16 was not enough: {', '.join(present)}")
         return made
 
-    def _sample(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Images in the form of the file's port, and what PyTorch gives for them."""
-        own = precision.sample(self.input)
-        want = precision.reference(self.loaded.module, own)
-        return (precision.sample(image_spec(self.input)) if self.image else own), want
-
-    def _rate(self, model: Any, *, images: np.ndarray, want: list[np.ndarray]) -> float:
+    def _rate(self, model: Any) -> float:
+        """How near a converted model comes to PyTorch, over the images of the verification."""
         path = self._scratch("attempt")
         self._finish_spec(model)
         storage.write(model, path)
+        port = self._port()
+        batch = port.shape[0]
+        inputs = {port.name: self.context.probes(port)}
         try:
-            return precision.snr_of_file(
-                path, self.input.name, images, want, [o.name for o in self.loaded.outputs]
-            )
+            with ReferenceRunner(path) as runner:
+                outputs = run_probes(runner, inputs, batch if isinstance(batch, int) else batch[0])
         except CannotRunHere:
             return precision.MARGIN_DB + 200.0  # nothing to be said; the verdict will say so
         finally:
-            import shutil
-
             shutil.rmtree(path)
+        names = {o.name for o in self.loaded.outputs}
+        return self.context.snr_db({n: a for n, a in outputs.items() if n in names})
 
     def _scratch(self, name: str) -> Path:
         return self.context.staging / f"{name}.mlpackage"
@@ -208,7 +203,6 @@ class _Export:
 
     def _finish_spec(self, model: Any) -> None:
         """Names, descriptions and metadata; the same again where they are there already."""
-        description = model.get_spec().description
         spec = model._spec
         description = spec.description
         request = self.request

@@ -47,11 +47,6 @@ def check_request(request: ExportRequest) -> None:
     _check_target(request)
     if options["image_input"]:
         _check_image(request)
-    if request.shared["labels"] and not request.shared["softmax"]:
-        raise RequestError(
-            "--labels makes a Core ML classifier, and a classifier gives probabilities",
-            "add --softmax",
-        )
     if request.shared["labels"] and (request.dynamic_batch or request.batch[1] != 1):
         raise RequestError("a Core ML classifier takes one image at a time")
     if sizes and request.dynamic_batch:

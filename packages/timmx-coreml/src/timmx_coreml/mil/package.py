@@ -163,7 +163,7 @@ class Package:
         )
 
     def _ints(self, fields: Fields) -> tuple[int, ...]:
-        return tuple(int(n) for n in wire.numbers(fields, 1, "int64", self.budget))
+        return tuple(wire.integers(fields, 1, self.budget))
 
     @staticmethod
     def _range(fields: Fields) -> tuple[int, int | None]:

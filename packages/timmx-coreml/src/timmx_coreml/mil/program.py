@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from timmx_coreml.mil import wire
+from timmx_coreml.mil.arrays import numbers
 from timmx_coreml.mil.errors import ProgramError, UnsupportedOperation
 from timmx_coreml.mil.types import NAMES, DictType, ListType, TensorType, Type, stored, unpack
 from timmx_coreml.mil.wire import Budget, Fields, blob, blobs, decode, integer, text
@@ -211,7 +211,7 @@ class Decoder:
         for number, kind in _IMMEDIATE:
             if number in fields:
                 values = self._fields(blob(fields, number))
-                return wire.numbers(values, 1, kind, self._budget).astype(stored(dtype))
+                return numbers(values, 1, kind, self._budget).astype(stored(dtype))
         raw = blob(self._fields(blob(fields, 7)), 1)
         data = np.frombuffer(raw if raw is not None else b"", np.uint8)
         if dtype in ("int4", "uint1", "uint2", "uint3", "uint4", "uint6"):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from timmx_coreml.mil.errors import ProgramError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -117,28 +115,18 @@ def text(data: memoryview | None) -> str:
         raise ProgramError("the model description is damaged: a name is no text") from None
 
 
-def numbers(fields: Fields, number: int, dtype: str, budget: Budget) -> np.ndarray:
-    """A repeated scalar field, packed or not: `float32`, `float64`, `int32`, `int64`, `bool`."""
-    parts: list[np.ndarray] = []
+def integers(fields: Fields, number: int, budget: Budget) -> list[int]:
+    """A repeated whole number, packed or not."""
+    values: list[int] = []
     for value in fields.get(number, []):
-        if isinstance(value, int):
-            parts.append(np.array([value], dtype=np.uint64).astype(np.int64).astype(dtype))
-        elif dtype in ("float32", "float64"):
-            if len(value) % np.dtype(dtype).itemsize:
-                raise ProgramError("the model description is damaged: a list of numbers is cut off")
-            parts.append(np.frombuffer(value, dtype=np.dtype(dtype).newbyteorder("<")))
-        else:
-            parts.append(_packed_varints(value, budget).astype(dtype))
-    return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+        values += [value] if isinstance(value, int) else _packed(value, budget)
+    return [v - (1 << 64) if v >= 1 << 63 else v for v in values]
 
 
-def _packed_varints(data: memoryview, budget: Budget) -> np.ndarray:
-    raw = np.frombuffer(data, dtype=np.uint8)
-    if not (raw & 0x80).any():  # the usual case: small non-negative numbers
-        return raw.astype(np.int64)
+def _packed(data: memoryview, budget: Budget) -> list[int]:
     values, position = [], 0
     while position < len(data):
         budget.spend()
         value, position = _varint(data, position)
-        values.append(value - (1 << 64) if value >= 1 << 63 else value)
-    return np.array(values, dtype=np.int64)
+        values.append(value)
+    return values

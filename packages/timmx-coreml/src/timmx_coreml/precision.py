@@ -46,11 +46,13 @@ _SUMS = (
 )
 _PRODUCTS = ("einsum", "matmul", "scaled_dot_product_attention")
 _ELEMENTS = ("add", "mul", "sub", "concat", "erf", "gelu", "sigmoid", "silu", "tanh")
+_LAYERS = ("conv", "conv_transpose", "linear")
 CIRCLES: tuple[frozenset[str], ...] = (
     frozenset(),
     frozenset(_SUMS),
     frozenset(_SUMS + _PRODUCTS),
     frozenset(_SUMS + _PRODUCTS + _ELEMENTS),
+    frozenset(_SUMS + _PRODUCTS + _ELEMENTS + _LAYERS),
 )
 """Kinds of operation that are kept in fp32, tried in turn."""
 

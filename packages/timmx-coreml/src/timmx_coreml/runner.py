@@ -70,19 +70,21 @@ class NativeRunner(Runner):
         """Open it.
 
         :param compute_units: "all", "cpu-only", "cpu-and-gpu" or "cpu-and-ne".
-        :raises CannotRunHere: this system is too old for the file, or lacks Core ML.
+        :raises CannotRunHere: this system is too old for the file.
+        :raises ArtifactError: Core ML refuses it.
         """
         import coremltools as ct
 
         self._description = Package(path).description()
         self._order = manifest_labels(self._description)
         units = ct.ComputeUnit[compute_units.upper().replace("-", "_")]
-        try:
-            self._model = ct.models.MLModel(str(path), compute_units=units)
-        except RuntimeError as error:
-            raise ArtifactError(f"Core ML cannot load the file: {error}") from error
+        self._model = ct.models.MLModel(str(path), compute_units=units)
         if self._model.__proxy__ is None:
-            raise CannotRunHere("Core ML of this system does not load the file")
+            # The bindings only warn of what keeps a file from loading.
+            error = self._model._framework_error  # noqa: SLF001
+            if error is not None:
+                raise ArtifactError(f"Core ML cannot load the file: {error}")
+            raise CannotRunHere("Core ML of this system is too old for the file")
         self.name = f"Core ML ({compute_units})"
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -44,7 +44,7 @@ def test_the_default_is_fp16_for_ios16_and_verified(tmp_path: Path) -> None:
     assert [(f.name, f.shape) for f in found.inputs] == [("input", (1, 3, 64, 64))]
     assert [f.name for f in found.outputs] == ["output"]
     assert found.metadata["shortDescription"].startswith("test_resnet")
-    assert "mean (0.485, 0.456, 0.406)" in found.inputs[0].description
+    assert "mean (0.5, 0.5, 0.5)" in found.inputs[0].description
     assert "conversion_date" not in " ".join(found.user)
     assert json.loads(found.user["timmx"])["format"] == "coreml"
     assert result.path is not None

@@ -59,10 +59,15 @@ def capture(
 
 
 def _trace(model: LoadedModel, module: torch.nn.Module) -> Any:
+    import warnings
+
     import torch
 
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # That Python numbers become constants is what a fixed size is about; where sizes are
+            # open, the file is run at them.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             return torch.jit.trace(  # type: ignore[no-untyped-call]
                 module, model.example_inputs, check_trace=False
             )

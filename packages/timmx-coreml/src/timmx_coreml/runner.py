@@ -81,7 +81,7 @@ class NativeRunner(Runner):
         self._model = ct.models.MLModel(str(path), compute_units=units)
         if self._model.__proxy__ is None:
             # The bindings only warn of what keeps a file from loading.
-            error = self._model._framework_error  # noqa: SLF001
+            error = self._model._framework_error
             if error is not None:
                 raise ArtifactError(f"Core ML cannot load the file: {error}")
             raise CannotRunHere("Core ML of this system is too old for the file")

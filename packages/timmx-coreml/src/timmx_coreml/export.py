@@ -16,7 +16,7 @@ from timmx_core.backend import (
     LoadedModel,
     TensorSpec,
 )
-from timmx_core.errors import CannotRunHere, ExportError, RequestError
+from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
 from timmx_core.worker import run_probes
 from timmx_coreml import compression, precision, storage
 from timmx_coreml.converter import (
@@ -267,11 +267,17 @@ class _Export:
         if self.image:
             images = precision.sample(image_spec(own))
         names = [o.name for o in self.loaded.outputs]
-        snr = precision.snr_of_file(self.context.primary, self.input.name, images, want, names)
+        fixed = "the model fixes its size: leave out --sizes and --size-range"
+        try:
+            snr = precision.snr_of_file(self.context.primary, self.input.name, images, want, names)
+        except ArtifactError as error:
+            raise ExportError(
+                f"the file does not take images of {height}x{width}: {error.message}", fixed
+            ) from error
         if snr < self.request.precision.floor_db:
             raise ExportError(
                 f"at {height}x{width} the file does not do what PyTorch does ({snr:.1f} dB)",
-                "the model fixes its size: leave out --sizes and --size-range",
+                fixed,
             )
 
     def _report(self, made: _Made) -> dict[str, Any]:

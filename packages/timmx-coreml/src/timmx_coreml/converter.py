@@ -207,6 +207,15 @@ def _explained(error: Exception, captured: Captured) -> ExportError:
     match = re.search(r"Unsupported fx node ([\w.]+)", text) or re.search(
         r"convert function for op '([\w.]+)' not implemented", text
     )
+    deep = re.search(
+        r'Layer "(\w+?)(?:_cast_fp\d+)?", with type "(\w+)", outputs a rank (\d+)', text
+    )
+    if deep is not None:
+        where = _module_of(deep[1], captured.program)
+        return ExportError(
+            f"Core ML has no tensors of more than 5 dimensions, and operator {deep[1]} "
+            f"({deep[2]}) makes one of {deep[3]}" + (f" in {where}" if where else "")
+        )
     if match is None:
         return ExportError(f"coremltools cannot convert the model: {_first(error)}")
     where = _module_of(match[1], captured.program)

@@ -67,7 +67,7 @@ def _trace(model: LoadedModel, module: torch.nn.Module) -> Any:
         with torch.no_grad(), warnings.catch_warnings():
             # That Python numbers become constants is what a fixed size is about; where sizes are
             # open, the file is run at them.
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             return torch.jit.trace(  # type: ignore[no-untyped-call]
                 module, model.example_inputs, check_trace=False
             )

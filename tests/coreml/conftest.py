@@ -1,0 +1,24 @@
+"""coremltools leaves files open and warns of libraries it has not met; that is no finding here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ITS_OWN = (
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::ResourceWarning",
+    "ignore::DeprecationWarning",
+    "ignore::RuntimeWarning:coremltools.*",
+    "ignore::UserWarning:coremltools.*",
+    "ignore::FutureWarning",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            for line in ITS_OWN:
+                item.add_marker(pytest.mark.filterwarnings(line))

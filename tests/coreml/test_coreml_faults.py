@@ -1,0 +1,156 @@
+"""Faults in what is converted, and in the finished package, are found."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faults
+import numpy as np
+import pytest
+from fault_trials import SIZE, SMALL, export, refresh_record, try_fault, verify
+from timmx_coreml.backend import CoreMLBackend
+
+pytest.importorskip("coremltools")
+pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="tests of the interpreter")
+MODEL = "Data/com.apple.CoreML/model.mlmodel"
+WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+SPOILT_IN_FP32 = {"precision": "fp32", "input_size": SIZE}
+
+
+@pytest.mark.parametrize("fault", faults.STRUCTURAL, ids=lambda fault: fault.name)
+def test_structural_faults(fault: faults.Fault, tmp_path: Path) -> None:
+    trial = try_fault(CoreMLBackend(), SMALL, fault, tmp_path, later=False, **SPOILT_IN_FP32)
+    # The format refuses some of them itself.
+    assert trial.exported in (6, 7), trial.reason
+    assert not trial.published
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of images in fp16."""
+    target = tmp_path_factory.mktemp("good") / "model.mlpackage"
+    options: dict[str, Any] = {"labels": "imagenet-1k", "image_input": True, "input_size": SIZE}
+    return export(CoreMLBackend(), SMALL, target, **options)
+
+
+def change_spec(path: Path, change: Callable[[Any], None]) -> None:
+    from coremltools.proto import Model_pb2
+
+    spec = Model_pb2.Model()
+    spec.ParseFromString((path / MODEL).read_bytes())
+    change(spec)
+    (path / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
+
+
+def operations(spec: Any) -> Any:
+    function = spec.mlProgram.functions["main"]
+    return function.block_specializations[function.opset].operations
+
+
+def constant(spec: Any, name: str) -> Any:
+    """The value of a constant by its name."""
+    for operation in operations(spec):
+        if operation.type == "const" and operation.outputs[0].name == name:
+            return operation.attributes["val"]
+    raise AssertionError(name)
+
+
+def weights_flipped(path: Path) -> None:
+    data = np.frombuffer((path / WEIGHTS).read_bytes(), np.uint8).copy()
+    data[len(data) // 2 : len(data) // 2 + 4000 : 2] ^= 0x40
+    (path / WEIGHTS).write_bytes(data.tobytes())
+
+
+def weights_zeroed(path: Path) -> None:
+    data = bytearray((path / WEIGHTS).read_bytes())
+    data[256 : 256 + 800] = bytes(800)
+    (path / WEIGHTS).write_bytes(data)
+
+
+def strides_changed(path: Path) -> None:
+    def change(spec: Any) -> None:
+        conv = next(o for o in operations(spec) if o.type == "conv")
+        value = constant(spec, conv.inputs["strides"].arguments[0].name)
+        value.immediateValue.tensor.ints.values[0] += 1
+
+    change_spec(path, change)
+
+
+def epsilon_changed(path: Path) -> None:
+    """The scale of an activation, an axis, or the like: the smallest parameter there is."""
+
+    def change(spec: Any) -> None:
+        norm = next(o for o in operations(spec) if o.type in ("layer_norm", "batch_norm"))
+        value = constant(spec, norm.inputs["epsilon"].arguments[0].name).immediateValue.tensor
+        if value.WhichOneof("value") == "bytes":
+            value.bytes.values = np.float16(1.0).tobytes()
+        else:
+            value.floats.values[0] = 1.0
+
+    change_spec(path, change)
+
+
+def image_bias_changed(path: Path) -> None:
+    """The mean that is taken off the pixels: half of it."""
+
+    def change(spec: Any) -> None:
+        add = next(o for o in operations(spec) if o.type == "add")
+        names = [add.inputs[k].arguments[0].name for k in ("x", "y")]
+        for operation in operations(spec):
+            if operation.type == "const" and operation.outputs[0].name in names:
+                tensor = operation.attributes["val"].immediateValue.tensor
+                data = np.frombuffer(tensor.bytes.values, np.float16) / 2
+                tensor.bytes.values = data.astype(np.float16).tobytes()
+                return
+        raise AssertionError(names)
+
+    change_spec(path, change)
+
+
+def colours_swapped(path: Path) -> None:
+    def change(spec: Any) -> None:
+        spec.description.input[0].type.imageType.colorSpace = 30  # BGR
+
+    change_spec(path, change)
+
+
+def labels_moved(path: Path) -> None:
+    def change(spec: Any) -> None:
+        classify = next(o for o in operations(spec) if o.type == "classify")
+        (binding,) = classify.inputs["classes"].arguments
+        value = binding.value if binding.HasField("value") else constant(spec, binding.name)
+        items = value.immediateValue.list.values
+        first = type(items[0])()
+        first.CopyFrom(items[0])
+        del items[0]
+        items.append(first)
+
+    change_spec(path, change)
+
+
+CHANGES = (
+    weights_flipped,
+    weights_zeroed,
+    strides_changed,
+    epsilon_changed,
+    image_bias_changed,
+    colours_swapped,
+    labels_moved,
+)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_faults_in_the_package(change: Callable[[Path], None], good: Path, tmp_path: Path) -> None:
+    """Changed after the export; the record's digests fit, so that the measure must find it."""
+    path = Path(shutil.copytree(good, tmp_path / good.name))
+    shutil.copy(f"{good}.timmx.json", f"{path}.timmx.json")
+    backend = CoreMLBackend()
+    assert verify(backend, path).status == "verified"
+    change(path)
+    refresh_record(path)
+    verdict = verify(backend, path)
+    assert verdict.status == "failed", verdict

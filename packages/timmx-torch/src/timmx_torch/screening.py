@@ -64,7 +64,8 @@ CONTAINERS = frozenset(
 )
 
 SCRIPT_MEMBERS = re.compile(
-    r"version|byteorder|\.data/serialization_id|extra/[^/]+|code/[\w./]+\.py(\.debug_pkl)?"
+    # torch chooses the place of `version` by the operators (GELU: below .data).
+    r"(\.data/)?version|byteorder|\.data/serialization_id|extra/[^/]+|code/[\w./]+\.py(\.debug_pkl)?"
     r"|(data|constants|traced_inputs)(\.pkl|/\d+)"
 )
 # Words by which a TorchScript program reaches files, wherever in its source they stand.

@@ -158,7 +158,7 @@ def _probes(manifest: Mapping[str, Any]) -> tuple[np.ndarray, list[Reference]]:
     recipe = probes.Recipe(
         made["height"], made["width"], made["channels"], made["count"], made["seed"]
     )
-    if recipe.count * recipe.height * recipe.width * recipe.channels > probes.MOST_VALUES:
+    if recipe.values > probes.MOST_VALUES:
         raise ArtifactError("the manifest asks for more probes than are reasonable")
     references = [
         manifests.reference_from_json(data, recipe.count) for data in manifest["reference"]

@@ -119,9 +119,10 @@ def screen_script(path: Path) -> None:
                 found = _suspicious_code(code)
                 if found:
                     raise _refuse(path, f"its program uses {found!r}")
-            elif name.endswith(".pkl"):
-                if PICKLED_CLASSES.search(archive.read(name, MAX_PICKLE) or b""):
-                    raise _refuse(path, f"{name} holds objects of torch's C++ classes")
+            elif name.endswith(".pkl") and PICKLED_CLASSES.search(
+                archive.read(name, MAX_PICKLE) or b""
+            ):
+                raise _refuse(path, f"{name} holds objects of torch's C++ classes")
 
 
 def _suspicious_code(code: str) -> str:

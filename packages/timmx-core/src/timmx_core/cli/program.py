@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from threading import current_thread, main_thread
 from traceback import walk_tb
 from types import FrameType
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     if instruction := os.environ.get(COMPLETE_VARIABLE):
         return _complete(instruction)
     settings = Settings(json="--json" in arguments)
-    with _logging(settings), _signals():
+    with closing(settings.terminal), _logging(settings), _signals():
         try:
             code = _invoke(list(arguments), settings)
         except BrokenPipeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -24,6 +25,12 @@ class Terminal:
         self.stream = _own_stderr()
         self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self.colour = self.live and not os.environ.get("NO_COLOR")
+
+    def close(self) -> None:
+        """Give the stream's descriptor back."""
+        if self.stream is not sys.stderr:
+            with contextlib.suppress(OSError):
+                self.stream.close()
 
     def line(self, text: str = "") -> None:
         """One line: no markup is read in it, and it commands the terminal nothing."""

@@ -222,6 +222,7 @@ def _try(backend: Backend, source: str, fault: faults.Fault) -> dict[str, Any]:
     later = trial.without_record
     return {
         "caught": trial.caught,
+        "measured": trial.measured,
         "exit_code": trial.exported,
         "published": trial.published,
         "reason": trial.reason,
@@ -254,7 +255,7 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)
     # Each export verifies in a process of its own; `verify` of the refused file, in this one.
-    timmx_core.verification.Worker = fault_suite.InlineWorker  # type: ignore[attr-defined]
+    timmx_core.verification.Worker = fault_suite.InlineWorker  # type: ignore[attr-defined,assignment,misc]
     models = chosen.models.split(",")
     results = Results(RESULTS / f"faults-{chosen.what}.json", again=chosen.again)
     with tempfile.TemporaryDirectory() as scratch:

@@ -54,7 +54,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in a JSON value."""
     found = [path]
-    children = value.items() if isinstance(value, dict) else ()
+    children: Any = value.items() if isinstance(value, dict) else ()
     children = enumerate(value[:3]) if isinstance(value, list) else children
     for key, inner in children:
         found += places(inner, (*path, key))
@@ -96,7 +96,7 @@ def read_all(path: Path) -> None:
 def test_manifests_with_anything_anywhere(
     result: ExportResult, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    content = copy.deepcopy(dict(result.manifest))
+    content: Any = copy.deepcopy(dict(result.manifest))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.sampled_from(places(content)))
         content = put(content, place, data.draw(JSON))

@@ -31,9 +31,9 @@ sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 # Threads that wait for each other on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import accidents  # noqa: E402
+import accident_trials  # noqa: E402
 import psutil  # noqa: E402
-from accidents import AccidentTests, Ended, Place  # noqa: E402
+from accident_trials import AccidentTests, Ended, Place  # noqa: E402
 from warm_timmx import Warm  # noqa: E402
 
 from timmx_core.manifest import versions_of  # noqa: E402
@@ -133,7 +133,7 @@ def full_disk(lab: Lab, place: Place, draw: random.Random, words: list[str]) -> 
     old = sum(p.stat().st_size for p in place.folder.iterdir())
     room = int(draw.random() * 1.1 * lab.size)
     files = {p.name: p.read_bytes() for p in place.folder.iterdir()}
-    with accidents.small_disk(place.folder, old + room + accidents.PAGE * 4) as disk:
+    with accident_trials.small_disk(place.folder, old + room + accident_trials.PAGE * 4) as disk:
         for name, data in files.items():
             (disk / name).write_bytes(data)
         ended = place.start(*words).end()
@@ -182,7 +182,7 @@ def open_lab(name: str, root: Path, stack: ExitStack) -> Lab:
     format = name.partition(",")[0]
     tests = type("Tests", (AccidentTests,), {"format": format, "options": FORMATS[name]})
     site = root / "site"
-    source = (accidents.SUPPORT / "accident_plugin.py").read_text()
+    source = (accident_trials.SUPPORT / "accident_plugin.py").read_text()
     fake_dist(site, "timmx-accidents", "1.0", source)
     env = {"PYTHONPATH": str(site), "ACCIDENT_FORMATS": format, "TIMMX_HOME": str(root / "home")}
     warm = stack.enter_context(Warm(os.environ | env))
@@ -195,7 +195,7 @@ def open_lab(name: str, root: Path, stack: ExitStack) -> Lab:
         assert ended.code == 0, ended.err
     shutil.copytree(place.folder, lab.good)
     pixels = 8 * 3 * 64 * 64 * 4
-    lab.size = sum(p.stat().st_size for p in lab.good.iterdir()) + pixels + 4 * accidents.PAGE
+    lab.size = sum(p.stat().st_size for p in lab.good.iterdir()) + pixels + 4 * accident_trials.PAGE
     return lab
 
 
@@ -207,7 +207,7 @@ def try_one(lab: Lab, kind: str, draw: random.Random) -> dict[str, Any]:
     if with_old:
         shutil.copytree(lab.good, place.folder, dirs_exist_ok=True)
         words.append("--overwrite")
-    before = accidents.digests(place.folder)
+    before = accident_trials.digests(place.folder)
     start = time.monotonic()
     happened = HAPPEN[kind](lab, place, draw, words)
     took = time.monotonic() - start
@@ -215,8 +215,8 @@ def try_one(lab: Lab, kind: str, draw: random.Random) -> dict[str, Any]:
         lab.seconds = 0.5 * lab.seconds + 0.5 * took
     codes = [ended.code for ended in happened.ended]
     lost = 0 not in codes
-    left = accidents.staging_folders(place.folder)
-    troubles = [accidents.trouble_in(place.folder, place.target, before, lost=lost)]
+    left = accident_trials.staging_folders(place.folder)
+    troubles = [accident_trials.trouble_in(place.folder, place.target, before, lost=lost)]
     troubles += [f"exit code {code}" for code in codes if code not in happened.codes]
     if left and -9 not in codes:
         troubles.append(f"left behind at once: {left}")
@@ -224,9 +224,9 @@ def try_one(lab: Lab, kind: str, draw: random.Random) -> dict[str, Any]:
         heads = [line.split(":")[0] for line in ended.said]
         if "Traceback" in ended.err or (ended.code in (7, 8) and heads[:2] != ["error", "hint"]):
             troubles.append(f"said {ended.err[-2000:]!r}")
-    if not accidents.gone(happened.processes):
+    if not accident_trials.gone(happened.processes):
         troubles.append("processes go on")
-    after = accidents.digests(place.folder)
+    after = accident_trials.digests(place.folder)
     row = {
         "kind": kind,
         "format": lab.name,
@@ -283,7 +283,7 @@ def main() -> None:
                 "versions": versions_of(
                     ["timmx-core", "timmx-onnx", "timmx-torch", "torch", "timm", "onnxruntime"]
                 ),
-                "model": accidents.MODEL,
+                "model": accident_trials.MODEL,
                 "seed": given.seed,
                 "rows": rows,
             }

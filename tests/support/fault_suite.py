@@ -85,6 +85,7 @@ class FaultSuite:
     model: ClassVar[str] = SMALL
     options: ClassVar[Mapping[str, Any]] = {"input_size": SIZE}
     impossible: ClassVar[Mapping[str, str]] = {}  # fault, option or "embedding" -> reason
+    refused: ClassVar[frozenset[str]] = frozenset()  # faults with which the file does not run
 
     @pytest.fixture(autouse=True)
     def _process(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,12 +152,15 @@ class FaultSuite:
         self.require(fault.name, fault.options)
         trial = fault_trials.try_fault(self.backend, self.model, fault, tmp_path, **self.options)
         assert trial.caught, trial
+        # A runtime that refused the file would have refused a good one, too.
+        assert trial.measured or fault.name in self.refused, trial
 
     @pytest.mark.parametrize(("weight", "kind"), LAYERS)
     def test_a_spoiled_layer_is_caught(self, weight: str, kind: str, tmp_path: Path) -> None:
         fault = faults.in_layer(weight, kind)
         trial = fault_trials.try_fault(self.backend, self.model, fault, tmp_path, **self.options)
         assert trial.caught, trial
+        assert trial.measured, trial
 
     # ------------------------------------------------------------ what the file says of itself
 

@@ -124,6 +124,7 @@ class Trial:
     with_record: Verdict | None  # of the file that was refused, later
     without_record: Verdict | None
     snr_db: float | None = None  # as the export measured it
+    measured: bool = False  # the file ran, and its outputs were looked at
 
     @property
     def caught(self) -> bool:
@@ -162,11 +163,19 @@ def try_fault(
     file = kept / target.name
     if not later or not file.exists():
         return Trial(code, published, reason, None, None)
-    rated = [m["snr_db"] for m in record_of(file)["verdict"]["measurements"]]
-    snr_db = min((value for value in rated if value is not None), default=None)
+    rows = record_of(file)["verdict"]["measurements"]
+    rated = [row["snr_db"] for row in rows if row["snr_db"] is not None]
     with_record = verify(backend, file)
     record_path(file).unlink()
-    return Trial(code, published, reason, with_record, verify(backend, file), snr_db)
+    return Trial(
+        code,
+        published,
+        reason,
+        with_record,
+        verify(backend, file),
+        min(rated, default=None),
+        bool(rows),
+    )
 
 
 def record_of(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What may happen to an export to the formats of torch, and what it leaves behind."""
 
-from accidents import AccidentTests
+from accident_trials import AccidentTests
 
 
 class TestTorchExport(AccidentTests):

@@ -98,8 +98,10 @@ def screen_program(path: Path) -> None:
                 raise _refuse(path, f"its {name} are pickled")
         try:
             _check(_json(archive, "models/model.json"))
-        except (_Suspicious, RecursionError) as error:
+        except _Suspicious as error:
             raise _refuse(path, f"its graph holds {error}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise _refuse(path, "its graph holds what torch does not write") from None
         samples = archive.read("data/sample_inputs/model.pt", MAX_SAMPLES)
         if samples:
             _check_samples(path, samples)

@@ -14,6 +14,7 @@ from torch import nn
 
 from timmx_core import api
 from timmx_core.errors import ModelError, RequestError
+from timmx_core.measure import decibels
 from timmx_core.testing.models import INPUT_SIZE, TIMM_NAME, tiny_cnn
 
 
@@ -125,6 +126,20 @@ def test_a_checkpoint_is_what_the_model_computes_with(tmp_path: Path, suffix: st
         assert torch.allclose(loaded.module(image), trained(image), atol=1e-5)
     with pytest.raises(ModelError, match="of another shape"):
         api.load_model("test_resnet", checkpoint=path)
+
+
+@pytest.mark.parametrize("name", ["efficientvim_m1", "repvgg_a0"])
+def test_models_that_fold_for_inference_compute_the_same(name: str) -> None:
+    """In train mode timm's folding breaks the first, and gives another model of the second."""
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    image = torch.rand(1, 3, 64, 64)
+    loaded = api.load_model(model, input_size=(3, 64, 64))
+    with torch.no_grad():
+        want, got = model.eval()(image), loaded.module(image)
+    count = sum(isinstance(m, nn.BatchNorm2d) for m in loaded.module.modules())
+    assert count < sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert decibels(float(want.var()), float(((got - want) ** 2).mean())) > 80
 
 
 # --------------------------------------------------------------------------- a user's module

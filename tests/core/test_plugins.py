@@ -336,6 +336,7 @@ FP32 = Plain.precisions[0]
         ("suffixes", ()),
         ("suffixes", ("plain",)),
         ("suffixes", (".a/b",)),
+        ("folder_suffixes", (".other",)),
         ("suffixes", ".plain"),
         ("precisions", ()),
         ("precisions", ("fp32",)),

@@ -220,6 +220,7 @@ class Backend(ABC):
     options: Sequence[Option] = ()
     absorbs: frozenset[Transform] = frozenset()  # put into the file by the format itself
     refuses: Mapping[str, str] = {}  # shared option -> why; hidden from help
+    folder_suffixes: tuple[str, ...] = ()  # those of `suffixes` whose primary is a folder
     companion_suffixes: tuple[str, ...] = ()  # of companions that share the primary's stem
     derives: tuple[str, ...] = ()  # formats that `export` goes through, with `Context.derive`
     implies: Mapping[str, Mapping[str, Any]] = {}  # an option that is given -> others it sets

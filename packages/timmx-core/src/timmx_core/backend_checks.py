@@ -69,6 +69,8 @@ def _check_facts(backend: Any) -> None:
     for suffix in (*suffixes, *backend.companion_suffixes):
         if not isinstance(suffix, str) or not re.fullmatch(r"\.[^/\\\s]+", suffix):
             raise InvalidBackendError(f"suffix {suffix!r} does not begin with a dot")
+    if not set(backend.folder_suffixes) <= set(suffixes):
+        raise InvalidBackendError(f"folder_suffixes {backend.folder_suffixes} are not in suffixes")
     for name in backend.derives:
         if not FORMAT_NAME.fullmatch(name) or name == backend.name:
             raise InvalidBackendError(f"derives from {name!r}, which is no other format's name")

@@ -92,7 +92,7 @@ class ExportContext(Context):
         primary = folder / (self.primary.stem + backend.suffixes[0])
         context = ExportContext(request, self._manager, self._watch, self._subject, loaded, primary)
         artifact = backend.export(loaded, request, context)
-        check_artifact(artifact, folder)
+        check_artifact(artifact, backend, folder)
         return artifact
 
     def _request_for(
@@ -109,8 +109,8 @@ class ExportContext(Context):
         return replace(request, batch=self._request.batch)
 
 
-def check_artifact(artifact: Artifact, staging: Path) -> None:
-    """The contract's word on artifacts: the files lie in staging, and the report is JSON-able."""
+def check_artifact(artifact: Artifact, backend: Backend, staging: Path) -> None:
+    """The contract's word on artifacts: what lies in staging is as declared, the report is JSON."""
     try:
         json.dumps(dict(artifact.report))
     except (TypeError, ValueError) as error:
@@ -118,3 +118,7 @@ def check_artifact(artifact: Artifact, staging: Path) -> None:
     for path in (artifact.primary, *artifact.companions):
         if not path.exists() or not path.resolve().is_relative_to(staging.resolve()):
             raise ExportError(f"the plugin did not leave {path.name} in its staging folder")
+    if artifact.primary.is_dir() and artifact.primary.suffix not in backend.folder_suffixes:
+        raise ExportError(
+            f"the plugin wrote a folder, and {artifact.primary.suffix} is not in folder_suffixes"
+        )

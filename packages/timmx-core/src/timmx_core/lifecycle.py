@@ -160,7 +160,7 @@ class _Export:
                 f"{self.backend.name} could not convert the model: "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
-        check_artifact(artifact, self.staging.path)
+        check_artifact(artifact, self.backend, self.staging.path)
         for note in artifact.notes:
             self._note(note)
         return artifact

@@ -81,6 +81,8 @@ def _check(backend: Backend, path: Path, overwrite: bool, output: str | None) ->
             raise OutputError(
                 f"{place} exists already", "replace it with --overwrite, or choose -o"
             )
+    if directory and path.suffix not in backend.folder_suffixes:
+        raise OutputError(f"{path} is a directory", "choose another place with -o PATH")
     if path.parent.exists() and not path.parent.is_dir():
         raise OutputError(f"{path.parent} is not a folder", "choose another place with -o PATH")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):

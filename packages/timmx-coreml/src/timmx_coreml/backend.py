@@ -30,6 +30,7 @@ class CoreMLBackend(Backend):
     name = "coreml"
     help = "Core ML packages, for iOS and macOS."
     suffixes = (".mlpackage", ".mlmodel")
+    folder_suffixes = (".mlpackage",)
     precisions = (
         Precision("fp16", "float16", "float16", floor_db=30.0),
         Precision("fp32", "float32", "float32", floor_db=80.0),

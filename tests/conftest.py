@@ -11,7 +11,12 @@ import pytest
 
 # Suites shared by several formats say what they found, as tests do.
 pytest.register_assert_rewrite(
-    "accident_trials", "fault_suite", "fault_trials", "photo_trials", "quiet_trials"
+    "accident_trials",
+    "fault_suite",
+    "fault_trials",
+    "photo_trials",
+    "quiet_trials",
+    "reference_trials",
 )
 
 import testdata  # noqa: E402
@@ -22,6 +27,8 @@ os.environ["TIMMX_HOME"] = str(_HOME / "timmx")
 os.environ["HF_HOME"] = str(_HOME / "huggingface")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("TIMMX_DISABLE_PLUGINS", None)
+# As the command line has it: torch's threads do not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_unconfigure() -> None:

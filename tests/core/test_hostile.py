@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -460,6 +461,26 @@ def test_a_record_names_files_of_its_folder_and_each_once(
         assert inspect(path).intact is False
     except ArtifactError as error:
         assert "outside its folder" in error.message  # noqa: PT017 (both are right)
+
+
+@pytest.mark.parametrize("original", ["there", "gone"])
+def test_a_copy_under_another_name_is_compared_itself(
+    exported: ExportResult, path: Path, original: str
+) -> None:
+    """And not the original of its record, which may lie beside it."""
+    written(exported, path)
+    copy = path.with_name("copy.pocket")
+    shutil.copyfile(path, copy)
+    shutil.copyfile(record_path(path), record_path(copy))
+    if original == "gone":
+        path.unlink()
+    assert inspect(copy).intact is True
+    with copy.open("r+b") as file:
+        file.write(b"PK\x03\x04\x15")  # of the zip's first header, which nobody reads
+    assert inspect(copy).problems == ("copy.pocket is not the file that was verified",)
+    shutil.copyfile(copy, path.with_name("stranger.bin"))
+    shutil.copyfile(record_path(copy), record_path(path.with_name("stranger.bin")))
+    assert inspect(path.with_name("stranger.bin")).intact is False
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "broken link"])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +43,12 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
+def processor_time() -> float:
+    """Seconds that child processes took so far, which does not depend on who else is busy."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 @pytest.mark.parametrize(
     ("words", "code", "error", "hint"),
     [
@@ -57,6 +63,15 @@ def work(tmp_path: Path) -> Path:
         (("alpha", MODEL, "--labels", "none.txt"), 2, "none.txt", ""),
         (("alpha", MODEL, "--checkpoint", "none.pth"), 5, "none.pth", ""),
         (("alpha", "local-dir:none"), 5, "none", ""),
+        (
+            ("alpha", MODEL, "--input-size", "224"),
+            2,
+            "--input-size wants 3 whole numbers (C H W)",
+            "",
+        ),
+        (("alpha", MODEL, "--num-classes", "-3", "-o", "old.alpha"), 2, "--num-classes", ""),
+        (("verify", "."), 9, "is a directory", "name a file"),
+        (("inspect", "/"), 9, "is a directory", "name a file"),
         (("verify", "none.alpha"), 9, "none.alpha", ""),
         (("inspect", "none.alpha"), 9, "none.alpha", ""),
     ],
@@ -68,7 +83,7 @@ def test_refused_at_once(
     if words[0] not in ("verify", "inspect") and "-o" not in words:
         suffix = "beta" if words[0] == "beta" else "alpha"
         words = (*words, "-o", f"new/folder/model.{suffix}")
-    start = time.process_time()
+    start = processor_time()
     done = subprocess.run(
         [TIMMX, *words],
         cwd=work,
@@ -76,7 +91,7 @@ def test_refused_at_once(
         capture_output=True,
         text=True,
     )
-    assert time.process_time() - start < 1
+    assert processor_time() - start < 0.5
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     first, *rest = done.stderr.splitlines()

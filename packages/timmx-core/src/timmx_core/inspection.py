@@ -64,6 +64,8 @@ def check_there(path: Path) -> None:
         raise ArtifactError(f"{path} does not exist")
     if not path.is_file() and not path.is_dir():
         raise ArtifactError(f"{path} is neither a file nor a folder")
+    if not path.name or path.name == "..":
+        raise ArtifactError(f"{path} is a directory", "name a file that timmx made")
 
 
 def _embedded(path: Path, backends: Iterable[Backend]) -> tuple[Backend, dict[str, Any]] | None:
@@ -103,6 +105,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
     :raises ArtifactError: it is there and broken.
     """
+    if not path.name:
+        return None  # "." and "/"
     beside = record_path(path)
     if not os.path.lexists(beside):
         return None
@@ -144,8 +148,15 @@ def _changed(path: Path, record: Mapping[str, Any]) -> list[str]:
     if len(record["members"]) > MOST_MEMBERS:
         raise ArtifactError(f"the record lists more than {MOST_MEMBERS} files")
     folder = path.parent.resolve()
+    primary = _name_in(record, path)
+    if primary is None:
+        return [f"the record beside {path.name} is of other files"]
     for name, digest in record["members"].items():
         member = _member(folder, name)
+        first, *rest = PurePosixPath(name).parts
+        if first == primary:
+            name = PurePosixPath(path.name, *rest).as_posix()
+            member = folder / name
         try:
             if not member.is_file():
                 problems.append(f"{name} is missing")
@@ -154,6 +165,18 @@ def _changed(path: Path, record: Mapping[str, Any]) -> list[str]:
         except OSError as error:
             problems.append(f"{name} cannot be read: {error.strerror}")
     return problems
+
+
+def _name_in(record: Mapping[str, Any], path: Path) -> str | None:
+    """What the record calls the file or folder that it stands beside: both may have been renamed.
+
+    Or a changed copy would be taken for the original that still lies next to it.
+    """
+    names = {name.partition("/")[0] for name in record["members"]}
+    if path.name in names:
+        return path.name
+    of_its_kind = [name for name in names if PurePosixPath(name).suffix == path.suffix]
+    return of_its_kind[0] if len(of_its_kind) == 1 else None
 
 
 def _member(folder: Path, name: str) -> Path:

@@ -36,12 +36,12 @@ def run_export(
 
     :raises TimmxError: of the kind that fits; nothing is left behind then.
     """
-    target = target_of(backend, request)
     backend.check_export(request)
     for name in backend.derives:
         manager.backend(name).check_export(None)
     request = resolve_source(request, manager)
     check_model(request)
+    target = target_of(backend, request)
     with Staging(target.parent) as staging, _early_worker(backend, request) as worker:
         export = _Export(backend, request, manager, Stopwatch(reporter), staging, target)
         try:
@@ -134,9 +134,12 @@ class _Export:
             return self._finish(artifact, manifest, verdict)
 
     def _build(self) -> tuple[Subject, LoadedModel]:
+        request = self.request
+        with self.watch.stage("import torch and timm"):
+            import timm  # noqa: F401
+            import torch  # noqa: F401
         from timmx_core.subject import load, make_subject
 
-        request = self.request
         subject = make_subject(request, self.backend.build_options(request))
         labels = read_labels(request.shared["labels"])
         check_count(labels, subject.built.num_classes)

@@ -206,6 +206,11 @@ def _create_plain(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.M
     ) as error:
         text = weights.first_line(error, 400)
         if arguments.get("features_only"):
+            if isinstance(error, IndexError):
+                raise RequestError(
+                    f"{name} has fewer feature maps than --out-indices asks for",
+                    "0 is the first; export --features alone to see how many there are",
+                ) from error
             raise RequestError(f"{name} does not support these --features: {text}") from error
         raise RequestError(f"{name} cannot be built with these options: {text}") from error
 

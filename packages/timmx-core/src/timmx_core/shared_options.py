@@ -36,7 +36,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
     Option(
         "out_indices",
         "ints",
-        "Which feature maps, as 1,2,3 (implies --features).",
+        "Which feature maps, the first is 0: 1,2,3 (implies --features).",
         group=MODEL,
         metavar="I,J",
         unset="all",

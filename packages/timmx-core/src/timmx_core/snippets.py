@@ -24,12 +24,12 @@ def preprocessing_lines(inspection: Inspection) -> list[str]:
     lines = ["import numpy as np"]
     if chans in (1, 3):
         lines.append("from PIL import Image")
-    lines += ["", f"path = {str(inspection.path)!r}"]
+    lines += ["", f"path = {str(inspection.path)!r}  # where the file is"]
     if chans not in (1, 3):
         lines.append(f"pixels = np.zeros(({height}, {width}, {chans}), np.uint8)  # your pixels")
     else:
         mode = "RGB" if chans == 3 else "L"
-        lines.append(f'image = Image.open("image.jpg").convert("{mode}")')
+        lines.append(f'image = Image.open("image.jpg").convert("{mode}")  # your image')
         lines += _resize(pre, height, width)
         lines.append(f"pixels = np.asarray(image, np.uint8).reshape({height}, {width}, {chans})")
     return lines + _to_array(spec)
@@ -98,11 +98,14 @@ def result_lines(inspection: Inspection) -> list[str]:
     lines = ["best = np.argsort(-outputs[0][0])[:5]"]
     if inspection.manifest.get("labels"):
         lines += [
-            "import json",
-            f"record = json.load(open({str(inspection.path) + '.timmx.json'!r}, encoding='utf-8'))",
-            "labels = record['manifest']['labels']",
+            *_labels_lines(inspection.manifest["labels"]),
             "print([(labels[i], float(outputs[0][0][i])) for i in best])",
         ]
     else:
         lines.append("print([(int(i), float(outputs[0][0][i])) for i in best])")
     return lines
+
+
+def _labels_lines(labels: list[str]) -> list[str]:
+    """A list in the source, so that the file needs nothing beside it."""
+    return ["labels = [", *(f"    {label!r}," for label in labels), "]"]

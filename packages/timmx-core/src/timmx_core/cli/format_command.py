@@ -37,6 +37,14 @@ class FormatCommand(GroupedCommand):
 
     headings = GROUPS
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `click.Command.parse_args`; errors of the parser know where they happened."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
 
 def make_format_command(backend: Backend) -> click.Command:
     """The command of a format; refused options are understood, in order to say why."""

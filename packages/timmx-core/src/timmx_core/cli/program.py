@@ -91,8 +91,18 @@ def _as_request_error(error: click.ClickException) -> RequestError:
         near = _near_options(ctx, error.option_name)
         hint = f"did you mean {' or '.join(near)}?" if near else hint
         return RequestError(f"no option {error.option_name}", hint)
+    if isinstance(error, click.BadOptionUsage) and ctx is not None:
+        hint = _usage_of(ctx, error.option_name) or hint
     message = error.format_message().rstrip(".")
     return RequestError(message[:1].lower() + message[1:], hint)
+
+
+def _usage_of(ctx: click.Context, word: str) -> str:
+    """As in: --input-size C H W, with spaces between."""
+    for parameter in ctx.command.get_params(ctx):
+        if word in parameter.opts and parameter.nargs > 1:
+            return f"{word} {parameter.make_metavar(ctx)}, with spaces between"
+    return ""
 
 
 def _near_options(ctx: click.Context | None, word: str) -> list[str]:

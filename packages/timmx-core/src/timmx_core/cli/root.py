@@ -24,7 +24,12 @@ COMMANDS = {
     "doctor": ("doctor_command", "doctor_command", "Find out what works here, and what does not."),
     "completion": ("completion", "completion_command", "Print the completion script of a shell."),
 }
-EPILOG = "Weights are random unless --pretrained or --checkpoint is given."
+EPILOG = (
+    "Weights are random unless --pretrained or --checkpoint is given. Exit codes: 0 done, "
+    "2 the request makes no sense, 3 a plugin or converter is missing, 5 the model or its weights, "
+    "6 the conversion, 7 the verification, 8 the output, 9 a file that cannot be read, "
+    "70 a fault of timmx itself, 130 interrupted."
+)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 

@@ -23,6 +23,7 @@ class StageReporter:
     def __init__(self, terminal: Terminal, *, live: bool = True) -> None:
         self.terminal = terminal
         self.notes: list[str] = []
+        self._parts: list[str] = []  # lines of stages within the one under way
         self._stack: list[tuple[str, float]] = []
         self._live = _start_live(terminal, self) if live and terminal.live else None
 
@@ -33,6 +34,8 @@ class StageReporter:
         if self._live is not None:
             self._live.stop()
             forget(self.terminal.show_cursor)
+        for line in self._parts:  # of a stage that was not finished
+            self.terminal.line(line)
         for note in dict.fromkeys(self.notes):
             self.terminal.note(note)
 
@@ -45,10 +48,15 @@ class StageReporter:
         if self._stack:
             self._stack.pop()
         line = _line(label, len(self._stack), seconds)
-        if self._live is not None:
-            self._live.console.print(line, markup=False, highlight=False)
-        else:
-            self.terminal.line(line)
+        if self._stack:
+            self._parts.append(line)  # told below the stage that it is a part of
+            return
+        lines, self._parts = [line, *self._parts], []
+        for line in lines:
+            if self._live is not None:
+                self._live.console.print(line, markup=False, highlight=False)
+            else:
+                self.terminal.line(line)
 
     def note(self, text: str) -> None:
         """See `Reporter.note`."""

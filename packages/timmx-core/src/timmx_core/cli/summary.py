@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from timmx_core.measure import CAP_DB
 from timmx_core.results import ExportResult, Measurement, Verdict
 
 UNITS = ("B", "kB", "MB", "GB")
@@ -39,7 +40,8 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 
 def figures(verdict: Verdict, worst: Measurement) -> str:
     """As in: SNR 121.3 dB (floor 80 dB), top-1 equal on 8 of 8 probes."""
-    text = f"SNR {worst.snr_db:.1f} dB (floor {worst.floor_db:g} dB)"
+    reached = "exact" if worst.snr_db == CAP_DB else f"{worst.snr_db:.1f} dB"
+    text = f"SNR {reached} (floor {worst.floor_db:g} dB)"
     if len(verdict.measurements) > 1:
         text += f", the worst of {len(verdict.measurements)} ({worst.output}, batch {worst.batch})"
     agreements = [m.top1 for m in verdict.measurements if m.top1 is not None]

@@ -61,7 +61,8 @@ def constant(spec: Any, name: str) -> Any:
 
 def weights_flipped(path: Path) -> None:
     data = np.frombuffer((path / WEIGHTS).read_bytes(), np.uint8).copy()
-    data[len(data) // 2 : len(data) // 2 + 4000 : 2] ^= 0x40
+    start = len(data) // 2 | 1  # the bytes that hold sign and exponent
+    data[start : start + 4000 : 2] ^= 0x40
     (path / WEIGHTS).write_bytes(data.tobytes())
 
 
@@ -98,15 +99,12 @@ def image_bias_changed(path: Path) -> None:
     """The mean that is taken off the pixels: half of it."""
 
     def change(spec: Any) -> None:
-        add = next(o for o in operations(spec) if o.type == "add")
-        names = [add.inputs[k].arguments[0].name for k in ("x", "y")]
-        for operation in operations(spec):
-            if operation.type == "const" and operation.outputs[0].name in names:
-                tensor = operation.attributes["val"].immediateValue.tensor
-                data = np.frombuffer(tensor.bytes.values, np.float16) / 2
-                tensor.bytes.values = data.astype(np.float16).tobytes()
-                return
-        raise AssertionError(names)
+        # The converter makes one operation of the scale and the bias.
+        norm = next(o for o in operations(spec) if o.type == "batch_norm")
+        tensor = constant(spec, norm.inputs["beta"].arguments[0].name).immediateValue.tensor
+        data = np.frombuffer(tensor.bytes.values, np.float16) / 2
+        assert data.size == 3
+        tensor.bytes.values = data.astype(np.float16).tobytes()
 
     change_spec(path, change)
 

@@ -47,7 +47,9 @@ def table() -> str:
         rows = [by_precision[p].get(label) for p in PRECISIONS]
         notes = dict.fromkeys(filter(None, map(kept, rows)))
         lines.append(f"| {label} | {cell(rows[0])} | {cell(rows[1])} | {'; '.join(notes)} |")
-    versions = next((r["versions"] for r in by_precision["fp16"].values() if "versions" in r), {})
+    versions: dict[str, str] = next(
+        (r["versions"] for r in by_precision["fp16"].values() if "versions" in r), {}
+    )
     words = ", ".join(
         f"{n} {versions[n]}" for n in ("coremltools", "torch", "timm") if n in versions
     )

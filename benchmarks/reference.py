@@ -83,7 +83,7 @@ def row_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     if "error" in answer:
         return {"status": answer["error"]["type"], "reason": answer["error"]["message"]}
     rows = [m for m in answer["verdict"]["measurements"] if m["snr_db"] is not None]
-    worst = min(rows, key=lambda m: m["snr_db"] - m["floor_db"], default={})
+    worst: dict[str, Any] = min(rows, key=lambda m: m["snr_db"] - m["floor_db"], default={})
     return {
         "status": answer["verdict"]["status"],
         "reason": answer["verdict"]["reason"],

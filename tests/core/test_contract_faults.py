@@ -19,7 +19,7 @@ REASONS = {
     "TestWrongNames": "graph_output",
     "TestWrongDtype": "float64",
     "TestHeavyImport": "numpy",
-    "TestNotEmbedding": "does not come out of the file again",
+    "TestNotEmbedding": "cannot be read back",
     "TestCollidingOption": "'verify' is one of core's own",
     "TestOddReport": "report",
     "TestWritesElsewhere": "pocket.cache",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from timmx_coreml.backend import CoreMLBackend
-
 from timmx_core.testing import BackendContract
+from timmx_coreml.backend import CoreMLBackend
 
 SMALL = "its weights are too small to compress; test_coreml_export.py has larger ones"
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from timmx_coreml.labels import unique_labels
-from timmx_coreml.mil import load
-from timmx_coreml.mil.package import Package
 
 import timmx_core
 from timmx_core.errors import ExportError, RequestError
+from timmx_coreml.labels import unique_labels
+from timmx_coreml.mil import load
+from timmx_coreml.mil.package import Package
 
 pytest.importorskip("coremltools")
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="tests of the interpreter")

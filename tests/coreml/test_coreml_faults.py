@@ -12,6 +12,7 @@ import faults
 import numpy as np
 import pytest
 from fault_trials import SIZE, SMALL, export, refresh_record, try_fault, verify
+
 from timmx_coreml.backend import CoreMLBackend
 
 pytest.importorskip("coremltools")

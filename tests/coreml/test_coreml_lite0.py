@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from timmx_coreml.labels import unique_labels
-from timmx_coreml.mil import load
 
 import timmx_core
 from timmx_core.labels import imagenet_labels
+from timmx_coreml.labels import unique_labels
+from timmx_coreml.mil import load
 
 if TYPE_CHECKING:
     import testdata

@@ -8,6 +8,7 @@ from typing import Any
 import mil_programs
 import numpy as np
 import pytest
+
 from timmx_coreml.palettes import palettize
 
 mb = pytest.importorskip("coremltools.converters.mil").Builder

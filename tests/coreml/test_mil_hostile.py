@@ -13,6 +13,7 @@ from typing import Any
 import mil_programs
 import numpy as np
 import pytest
+
 from timmx_coreml.metadata import read_manifest
 from timmx_coreml.mil import ProgramError, UnsupportedOperation, load
 from timmx_coreml.mil.wire import Budget, decode

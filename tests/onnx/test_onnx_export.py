@@ -15,6 +15,8 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from photo_trials import classes_of_file, classes_of_timm
+from testdata import Photograph
 
 import timmx_core
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
@@ -119,7 +121,7 @@ def test_an_opset_that_cannot_be_written_is_refused_before_torch_loads(
 
 def test_attention_is_one_node_at_the_default_opset(tmp_path: Path) -> None:
     attention = torch.nn.functional.scaled_dot_product_attention
-    model = Head(lambda x: attention(*(x.flatten(2).transpose(1, 2),) * 3)).eval()
+    model = Head(lambda x: attention(x, x, x).mean((2, 3))).eval()
     result = exported(tmp_path, model, input_size=(3, 16, 16))
     assert "Attention" in {node.op_type for node in onnx.load(result.path).graph.node}
 
@@ -203,7 +205,18 @@ def test_the_snippet_runs_the_file(tmp_path: Path) -> None:
     assert [output.shape for output in scope["outputs"]] == [(2, 10)]
 
 
-def test_a_photograph_is_recognised(tmp_path: Path, lite0_dir: Path, photographs: Any) -> None:
-    model = f"local-dir:{lite0_dir}"
-    result = exported(tmp_path, model, pretrained=True, input_size=None, num_classes=None)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"normalize": True, "softmax": True}, {"uint8_input": True, "nhwc_input": True}],
+    ids=["plain", "normalize-softmax", "uint8-nhwc"],
+)
+def test_photographs_are_classified_as_by_timm(
+    tmp_path: Path, lite0_dir: Path, photographs: list[Photograph], options: dict[str, Any]
+) -> None:
+    whole = {"pretrained": True, "input_size": None, "num_classes": None}
+    result = exported(tmp_path, f"local-dir:{lite0_dir}", **whole, **options)
     assert result.verdict.status == "verified"
+    assert result.path is not None
+    expected = classes_of_timm(lite0_dir, photographs)
+    assert classes_of_file(result.path, photographs) == expected
+    assert sum(e == p.label for e, p in zip(expected, photographs, strict=True)) == 18

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import faults
-import pytest
 import torch
 
 import timmx_core
@@ -28,16 +27,24 @@ from timmx_core.results import Verdict
 
 Model = str | torch.nn.Module
 Inject = Callable[[LoadedModel], torch.nn.Module]
+Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def spoiling(
     backend: Backend,
     *,
     inject: Inject | None = None,
-    manifest: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    embedded: Change | None = None,
+    hidden: bool = True,
+    found: Change | None = None,
     artifact: Callable[[Artifact], Artifact] | None = None,
 ) -> Backend:
-    """The same format with a bug in its converter, in what it embeds, or in what it states."""
+    """The same format with a bug in its converter, in what it embeds, or in what it states.
+
+    :param embedded: changes the manifest that goes into the file.
+    :param hidden: what was embedded is not read back as it is, so that core does not see it.
+    :param found: changes the manifest that comes out, as if it stood so in the file.
+    """
     kind = type(backend)
 
     class Spoiling(kind):  # type: ignore[misc, valid-type]
@@ -52,14 +59,15 @@ def spoiling(
 
         def embed(self, made: Artifact, data: bytes) -> bool:
             self.given = data
-            if manifest is not None:
-                data = json.dumps(manifest(json.loads(data))).encode()
+            if embedded is not None:
+                data = json.dumps(embedded(json.loads(data))).encode()
             return bool(super().embed(made, data))
 
         def read(self, path: Path) -> bytes | None:
-            # Core compares what was embedded with what it gave; this bug is in both directions.
-            found: bytes | None = super().read(path)
-            return self.given if found is not None and manifest is not None else found
+            data: bytes | None = super().read(path)
+            if data is not None and found is not None:
+                return json.dumps(found(json.loads(data))).encode()
+            return self.given if data is not None and embedded is not None and hidden else data
 
     # The worker opens the file with the format as it is.
     Spoiling.__module__, Spoiling.__qualname__ = kind.__module__, kind.__qualname__
@@ -113,8 +121,10 @@ class Trial:
     exported: int  # exit code of the export
     published: bool
     reason: str
-    with_record: Verdict | None
+    with_record: Verdict | None  # of the file that was refused, later
     without_record: Verdict | None
+    snr_db: float | None = None  # as the export measured it
+    measured: bool = False  # the file ran, and its outputs were looked at
 
     @property
     def caught(self) -> bool:
@@ -153,9 +163,19 @@ def try_fault(
     file = kept / target.name
     if not later or not file.exists():
         return Trial(code, published, reason, None, None)
+    rows = record_of(file)["verdict"]["measurements"]
+    rated = [row["snr_db"] for row in rows if row["snr_db"] is not None]
     with_record = verify(backend, file)
     record_path(file).unlink()
-    return Trial(code, published, reason, with_record, verify(backend, file))
+    return Trial(
+        code,
+        published,
+        reason,
+        with_record,
+        verify(backend, file),
+        min(rated, default=None),
+        bool(rows),
+    )
 
 
 def record_of(path: Path) -> dict[str, Any]:
@@ -193,30 +213,3 @@ def flip_weights(path: Path, weights: list[torch.Tensor]) -> bool:
             path.write_bytes(data)
             return True
     return False
-
-
-# ---------------------------------------------------------------- the suite
-
-SMALL = "test_convnext"  # timm's own for tests: depthwise and dense layers, norms, LayerScale
-SIZE = (3, 64, 64)
-
-
-class FaultSuite:
-    """Every fault once on one small model. A format gets it by naming its backend::
-
-    class TestMyFormat(FaultSuite):
-        backend = MyBackend()
-    """
-
-    backend: Backend
-    model: Model = SMALL
-    options: Mapping[str, Any] = {"input_size": SIZE}
-
-    @pytest.fixture(scope="class")
-    def good(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A good file with its record; to be copied by who spoils it."""
-        return self.export_good(tmp_path_factory.mktemp("good"))
-
-    def export_good(self, folder: Path, **options: Any) -> Path:
-        target = folder / f"model{self.backend.suffixes[0]}"
-        return export(self.backend, self.model, target, **{**self.options, **options})

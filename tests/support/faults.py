@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from timmx_core.backend import LoadedModel
+from timmx_core.manifest import digest
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]
@@ -207,16 +208,11 @@ LAYER: Mapping[str, Change] = {
 
 
 def layer_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Every weight, bias, scale, embedding and batch-norm statistic that has values to spoil."""
-    candidates = [*module.named_parameters(), *module.named_buffers()]
-    statistics = ("running_mean", "running_var")
-    parameters = {name for name, _ in module.named_parameters()}
+    """Every weight, bias, scale and embedding that has values to spoil."""
     return {
-        name: tensor.data
-        for name, tensor in candidates
-        if tensor.is_floating_point()
-        and tensor.numel() > 1
-        and (name in parameters or name.endswith(statistics))
+        name: parameter.data
+        for name, parameter in module.named_parameters()
+        if parameter.is_floating_point() and parameter.numel() > 0
     }
 
 
@@ -259,6 +255,7 @@ class ManifestFault:
     name: str
     spoil: Callable[[Manifest], None]  # in place
     options: Mapping[str, Any] = field(default_factory=dict)
+    found: bool = True  # even where the manifest's digest fits, and there is no record
 
     def of(self, manifest: Manifest) -> Manifest:
         """A spoiled copy."""
@@ -266,6 +263,11 @@ class ManifestFault:
         self.spoil(wrong)
         assert wrong != manifest
         return wrong
+
+    def signed(self, manifest: Manifest) -> Manifest:
+        """A spoiled copy whose digest fits: as if core had made it so."""
+        wrong = self.of(manifest)
+        return wrong | {"sha256": digest(wrong)}
 
 
 def _permute_labels(manifest: Manifest) -> None:
@@ -309,8 +311,8 @@ MANIFEST: tuple[ManifestFault, ...] = (
     ManifestFault("wrong input size", _input_size),
     ManifestFault("wrong input size, everywhere", _input_size_everywhere),
     ManifestFault("wrong mean", _mean),
-    ManifestFault("wrong mean, for people only", _mean_of_preprocessing),
+    ManifestFault("wrong mean, for people only", _mean_of_preprocessing, found=False),
     ManifestFault("wrong colour order", _bgr),
-    ManifestFault("wrong crop", _crop),
+    ManifestFault("wrong crop", _crop, found=False),
     ManifestFault("wrong output shape", _output_shape),
 )

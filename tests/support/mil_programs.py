@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from timmx_coreml.mil import load
 from timmx_coreml.storage import write
 

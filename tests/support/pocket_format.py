@@ -41,11 +41,11 @@ class PocketBackend(Backend):
     name = "pocket"
     help = "A zip of JSON and arrays, for tests."
     suffixes = (".pocket",)
-    precisions = (
+    precisions: tuple[Precision, ...] = (
         Precision("fp32", "float32", "float32", floor_db=80.0),
         Precision("fp16", "float16", "float32", floor_db=30.0),
     )
-    options = (
+    options: tuple[Option, ...] = (
         Option("level", "int", "How hard to compress.", 1, minimum=0),
         Option("threads", "int", "Threads that the runtime uses.", 1, minimum=1, phase="run"),
     )
@@ -61,11 +61,16 @@ class PocketBackend(Backend):
             program = model.capture()
         with context.stage("write the archive"):
             graph, weights = describe(program, [o.name for o in model.outputs])
+            graph |= self.describe(model)
             dtype = "float16" if request.precision.name == "fp16" else "float32"
             write(context.primary, graph, weights, dtype, request.options["level"])
         return Artifact(
             context.primary, model.inputs, model.outputs, report={"nodes": len(graph["nodes"])}
         )
+
+    def describe(self, model: LoadedModel) -> dict[str, Any]:
+        """What else the file is to hold."""
+        return {}
 
     def preload(self) -> None:
         import numpy as np  # noqa: F401

@@ -150,10 +150,12 @@ def load_model(
     request = resolve_source(request, get_manager())
     check_model(request)
     with quiet(verbose):
-        from timmx_core.labels import read_labels
+        from timmx_core.labels import check_count, read_labels
 
         subject = make_subject(request, PLAIN.build_options(request))
-        return load(subject, request, PLAIN, read_labels(request.shared["labels"]))
+        labels = read_labels(request.shared["labels"])
+        check_count(labels, subject.built.num_classes)
+        return load(subject, request, PLAIN, labels)
 
 
 def describe_model(model: str, **options: Any) -> dict[str, Any]:

@@ -66,9 +66,12 @@ def _check_facts(backend: Any) -> None:
     suffixes = getattr(backend, "suffixes", None)
     if not isinstance(suffixes, tuple) or not suffixes:
         raise InvalidBackendError("suffixes is not a tuple with at least one suffix")
-    for suffix in suffixes:
+    for suffix in (*suffixes, *backend.companion_suffixes):
         if not isinstance(suffix, str) or not re.fullmatch(r"\.[^/\\\s]+", suffix):
             raise InvalidBackendError(f"suffix {suffix!r} does not begin with a dot")
+    for name in backend.derives:
+        if not FORMAT_NAME.fullmatch(name) or name == backend.name:
+            raise InvalidBackendError(f"derives from {name!r}, which is no other format's name")
     unknown: set[str] = set(backend.absorbs) - set(get_args(Transform))
     if unknown:
         raise InvalidBackendError(f"absorbs {sorted(unknown)}, which is no transform of core")

@@ -17,6 +17,7 @@ from timmx_core import probes
 from timmx_core.backend import TensorSpec
 from timmx_core.errors import ModelError, RequestError
 from timmx_core.inputs import pixels_to_input
+from timmx_core.weights import first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,20 +143,28 @@ def _read_array(path: Path) -> np.ndarray:
     if path.suffix not in (".npy", ".npz"):
         raise RequestError(f"calibration data is a folder, .npy, .npz or .pt, not {path.name}")
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if path.suffix == ".npy":
-            return np.asarray(loaded)
-        with loaded:
-            names = list(loaded)
-            if not names:
-                raise RequestError(f"{path} holds no array")
-            return np.asarray(loaded[names[0]])
-    except (ValueError, OSError, EOFError, KeyError, MemoryError) as error:
+        with path.open("rb") as file:
+            return _first_array(np.load(file, allow_pickle=False), path)
+    except RequestError:
+        raise
+    except Exception as error:  # noqa: BLE001 (numpy and zipfile stumble in many ways)
         if "pickle" in str(error):
             raise ModelError(
                 f"refused {path}: it holds pickled objects, which can run code"
             ) from None
-        raise ModelError(f"cannot read {path}: {error}") from None
+        raise ModelError(f"cannot read {path}: {first_line(error)}") from None
+
+
+def _first_array(loaded: Any, path: Path) -> np.ndarray:
+    """The array that was loaded, or the first of an archive's."""
+    import numpy as np
+
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        for name in loaded:
+            return np.asarray(loaded[name])
+    raise RequestError(f"{path} holds no array")
 
 
 def _read_tensor(path: Path) -> np.ndarray:

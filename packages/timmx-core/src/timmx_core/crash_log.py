@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -20,8 +21,10 @@ def write_crash_log(error: BaseException) -> Path | None:
     path = log_dir() / f"{stamp}-{os.getpid()}-crash.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_text(error), encoding="utf-8")
+        path.write_text(_text(error), encoding="utf-8", errors="replace")
     except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()  # a part of it
         return None  # the bug itself still has to be told
     return path
 

@@ -17,6 +17,10 @@ An unexpected bug exits with 70, Ctrl-C with 130, SIGTERM with 143.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from timmx_core.results import Verdict
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
@@ -38,7 +42,7 @@ class TimmxError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
-    def __reduce__(self) -> tuple[type[TimmxError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.hint)
 
 
@@ -80,6 +84,13 @@ class VerificationError(TimmxError):
     """The verdict on a file is `failed` or `inconclusive`."""
 
     exit_code = 7
+
+    def __init__(self, message: str, hint: str = "", verdict: Verdict | None = None) -> None:
+        super().__init__(message, hint)
+        self.verdict = verdict  # None where no file was judged
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.hint, self.verdict)
 
 
 class CannotRunHere(VerificationError):

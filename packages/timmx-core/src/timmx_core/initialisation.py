@@ -21,6 +21,8 @@ SCALE = (0.5, 1.5)  # range of gains that were constant
 BIAS = 0.1  # standard deviation of biases that were constant
 # A weight whose deviation is below this part of 1/sqrt(fan-in) passes next to nothing on.
 FAINT = 0.1
+# A vector below it throughout does nothing beside activations of the order of one.
+VANISHING = 1e-3
 # Of the average over channels.
 LEAST_VARIANCE = 0.01
 
@@ -51,21 +53,22 @@ def _enliven(parameter: torch.nn.Parameter, is_bias: bool, generator: torch.Gene
         return
     values = parameter.data
     first = float(values.reshape(-1)[0])
+    # One number alone may be a temperature, which is as good as any.
     constant = parameter.numel() > 1 and bool((values == values.reshape(-1)[0]).all())
-    significant = [d for d in values.shape if d > 1]
-    if len(significant) >= 2 and values.ndim >= 2:
+    vanishing = float(values.abs().max()) < VANISHING
+    if sum(size > 1 for size in values.shape) >= 2:
         fan_in = values.numel() // values.shape[0]
         wanted = 1.0 / math.sqrt(max(fan_in, 1))
         if constant and first != 0:
             values.mul_(_uniform(values, generator))
         elif constant or float(values.std()) < FAINT * wanted:
             values.copy_(torch.randn(values.shape, generator=generator) * wanted)
-    elif constant and (is_bias or first == 0):
+    elif not is_bias and ((constant and first != 0) or (vanishing and parameter.numel() == 1)):
+        # A LayerScale of 1e-6, a gain of 1 and one of 0 become gains of the order of one.
+        values.copy_(_uniform(values, generator) * math.copysign(1.0, first))
+    elif constant or vanishing:
         # A bias of the order of one would drown what depends on the image.
         values.copy_(torch.randn(values.shape, generator=generator) * BIAS)
-    elif constant:
-        # A LayerScale of 1e-6 and a gain of 1 both become gains of the order of one.
-        values.copy_(_uniform(values, generator) * math.copysign(1.0, first))
 
 
 def _uniform(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from timmx_core import manifest as manifests
@@ -12,6 +13,7 @@ from timmx_core.backend import Backend
 from timmx_core.errors import ArtifactError
 from timmx_core.publishing import record_path, sha256
 from timmx_core.results import Inspection
+from timmx_core.weights import first_line
 
 MOST_MEMBERS = 10_000
 
@@ -21,8 +23,7 @@ def inspect_file(path: Path, backends: Iterable[Backend]) -> Inspection:
 
     :raises ArtifactError: missing, broken, or made by something else.
     """
-    if not path.exists():
-        raise ArtifactError(f"{path} does not exist")
+    check_there(path)
     record = read_record(path)
     found = _embedded(path, backends)
     if found is not None:
@@ -50,19 +51,31 @@ def inspect_file(path: Path, backends: Iterable[Backend]) -> Inspection:
     )
 
 
+def check_there(path: Path) -> None:
+    """Whether there is something to read.
+
+    :raises ArtifactError: there is not.
+    """
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
+        raise ArtifactError(f"{path} does not exist")
+    if not path.is_file() and not path.is_dir():
+        raise ArtifactError(f"{path} is neither a file nor a folder")
+
+
 def _embedded(path: Path, backends: Iterable[Backend]) -> tuple[Backend, dict[str, Any]] | None:
     """The first format that finds a manifest; those that know the suffix are asked first."""
     ordered = sorted(backends, key=lambda b: path.suffix not in b.suffixes)
     broken: ArtifactError | None = None
     for backend in ordered:
         try:
-            data = backend.read(path)
+            data = read_embedded(path, backend)
         except ArtifactError as error:
             if path.suffix in backend.suffixes:
                 broken = broken or error
-            continue
-        except (OSError, ValueError, KeyError, IndexError, EOFError, OverflowError) as error:
-            broken = broken or ArtifactError(f"{path} cannot be read as {backend.name}: {error}")
             continue
         if data is not None:
             return backend, manifests.parse(data)
@@ -71,17 +84,33 @@ def _embedded(path: Path, backends: Iterable[Backend]) -> tuple[Backend, dict[st
     return None
 
 
+def read_embedded(path: Path, backend: Backend) -> bytes | None:
+    """`Backend.read`, with whatever a plugin stumbles over in a broken file as one kind of error.
+
+    :raises ArtifactError: it cannot be read.
+    """
+    try:
+        return backend.read(path)
+    except ArtifactError:
+        raise
+    except Exception as error:
+        reason = first_line(error)
+        raise ArtifactError(f"{path} cannot be read as {backend.name}: {reason}") from error
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
     """The record beside a file; None where there is none.
 
     :raises ArtifactError: it is there and broken.
     """
     beside = record_path(path)
+    if not os.path.lexists(beside):
+        return None
+    if not beside.is_file():
+        raise ArtifactError(f"the record {beside} is no file")  # a pipe would be read for ever
     try:
         with beside.open("rb") as file:
             data = file.read(manifests.MOST_BYTES + 1)
-    except FileNotFoundError:
-        return None
     except OSError as error:
         raise ArtifactError(f"cannot read the record {beside}: {error.strerror}") from None
     return manifests.parse(data, "record")
@@ -116,15 +145,33 @@ def _changed(path: Path, record: Mapping[str, Any]) -> list[str]:
         raise ArtifactError(f"the record lists more than {MOST_MEMBERS} files")
     folder = path.parent.resolve()
     for name, digest in record["members"].items():
-        member = path.parent / name
-        # A record from elsewhere must not make us read files elsewhere.
-        if Path(name).is_absolute() or not member.resolve().is_relative_to(folder):
-            raise ArtifactError(f"the record names a file outside its folder: {name[:80]}")
-        if not member.is_file():
-            problems.append(f"{name} is missing")
-        elif sha256(member) != digest:
-            problems.append(f"{name} is not the file that was verified")
+        member = _member(folder, name)
+        try:
+            if not member.is_file():
+                problems.append(f"{name} is missing")
+            elif sha256(member) != digest:
+                problems.append(f"{name} is not the file that was verified")
+        except OSError as error:
+            problems.append(f"{name} cannot be read: {error.strerror}")
     return problems
+
+
+def _member(folder: Path, name: str) -> Path:
+    """A file that a record lists. A record from elsewhere must not make us read files elsewhere.
+
+    :raises ArtifactError: it lies outside, or is named in a roundabout way.
+    """
+    refused = ArtifactError(f"the record names a file outside its folder: {name[:80]!r}")
+    # One spelling for each file, or a record could have one hashed thousands of times.
+    plain = PurePosixPath(name)
+    if "\0" in name or plain.as_posix() != name or plain.is_absolute() or ".." in plain.parts:
+        raise refused
+    try:
+        if not (folder / name).resolve().is_relative_to(folder):
+            raise refused
+    except (OSError, RuntimeError, ValueError):  # too long, or a circle of links
+        raise refused from None
+    return folder / name
 
 
 def _canonical(manifest: Mapping[str, Any]) -> str:

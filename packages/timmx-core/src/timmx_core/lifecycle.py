@@ -14,6 +14,7 @@ from timmx_core import model_checks, options, publishing
 from timmx_core.backend import Artifact, Backend, ExportRequest, LoadedModel
 from timmx_core.context import ExportContext, check_artifact
 from timmx_core.errors import ExportError, TimmxError, VerificationError
+from timmx_core.interrupts import held_back
 from timmx_core.labels import IMAGENET, check_count, read_labels
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.results import ExportResult, Verdict
@@ -238,15 +239,16 @@ class _Export:
         self._refuse_bad(artifact, verdict, record_file)
         size = publishing.size_of((artifact.primary, *artifact.companions))
         old = _old_members(self.target)
-        companions = publishing.publish(
-            artifact.primary,
-            artifact.companions,
-            record_file,
-            self.target,
-            overwrite=self.request.shared["overwrite"],
-        )
-        self.staging.published = True
-        publishing.remove_stale(self.target, old, members)
+        with held_back():
+            companions = publishing.publish(
+                artifact.primary,
+                artifact.companions,
+                record_file,
+                self.target,
+                overwrite=self.request.shared["overwrite"],
+            )
+            self.staging.published = True
+            publishing.remove_stale(self.target, old, members)
         return ExportResult(
             path=self.target,
             verdict=verdict,
@@ -278,6 +280,7 @@ class _Export:
         raise VerificationError(
             f"{verdict.status}: {verdict.reason}",
             f"kept for inspection: {kept}" if kept else _advice(verdict),
+            verdict,
         )
 
 

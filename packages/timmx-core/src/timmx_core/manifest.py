@@ -17,7 +17,7 @@ from dataclasses import asdict
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
-from timmx_core import probes
+from timmx_core import probes, strict_json
 from timmx_core.backend import Artifact, ExportRequest, TensorSpec
 from timmx_core.errors import ArtifactError
 from timmx_core.measure import Reference
@@ -236,7 +236,8 @@ def _decode(text: str, dtype: str) -> np.ndarray:
 
 def dump(manifest: Mapping[str, Any]) -> bytes:
     """The same content gives the same bytes."""
-    return json.dumps(manifest, sort_keys=True, ensure_ascii=False, indent=1).encode()
+    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
+    return text.encode()
 
 
 def parse(data: bytes, kind: str = "manifest") -> dict[str, Any]:
@@ -248,9 +249,9 @@ def parse(data: bytes, kind: str = "manifest") -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise ArtifactError(f"the {kind} is larger than {MOST_BYTES >> 20} MiB")
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        raise ArtifactError(f"the {kind} is not JSON") from None
+        content = strict_json.loads(data)
+    except strict_json.BadJson as error:
+        raise ArtifactError(f"the {kind} is not JSON as timmx writes it: {error}") from None
     if not isinstance(content, dict):
         raise ArtifactError(f"the {kind} is not a JSON object")
     version = content.get("schema_version")

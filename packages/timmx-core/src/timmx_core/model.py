@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,10 @@ from timmx_core.model_checks import parse_kwargs
 if TYPE_CHECKING:
     import torch
 
+# As the manifest's schema has them.
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
+CROP_MODES = ("center", "squash", "border")
+MOST_CROP = 8.0
 Task = Literal["classifier", "features", "embedding"]
 
 
@@ -211,17 +216,47 @@ def _hint_for(error: BaseException) -> str:
 
 
 def _preprocessing(timm: Any, module: torch.nn.Module, shared: Mapping[str, Any]) -> Preprocessing:
-    config = timm.data.resolve_model_data_config(module)
-    chans = _in_chans(shared) or int(config["input_size"][0])
-    size = shared["input_size"] or (chans, *config["input_size"][1:])
-    return Preprocessing(
-        input_size=(chans, int(size[1]), int(size[2])),
-        mean=per_channel(shared["mean"] or config["mean"], chans, "--mean"),
-        std=per_channel(shared["std"] or config["std"], chans, "--std"),
-        interpolation=str(config["interpolation"]),
-        crop_pct=float(config["crop_pct"]),
-        crop_mode=str(config["crop_mode"]),
-    )
+    """As the configuration of the weights says, but for what was asked for.
+
+    :raises ModelError: the configuration, which may be a stranger's, makes no sense.
+    """
+    try:
+        config = timm.data.resolve_model_data_config(module)
+        chans = _in_chans(shared) or int(config["input_size"][0])
+        size = shared["input_size"] or (chans, *config["input_size"][1:])
+        result = Preprocessing(
+            input_size=(chans, int(size[1]), int(size[2])),
+            mean=per_channel(shared["mean"] or config["mean"], chans, "--mean"),
+            std=per_channel(shared["std"] or config["std"], chans, "--std"),
+            interpolation=str(config["interpolation"]),
+            crop_pct=float(config["crop_pct"]),
+            crop_mode=str(config["crop_mode"]),
+        )
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ModelError(
+            f"the model's configuration makes no sense: {weights.first_line(error)}"
+        ) from error
+    _check_preprocessing(result)
+    return result
+
+
+def _check_preprocessing(pre: Preprocessing) -> None:
+    """Refuse what no image can be brought into.
+
+    :raises ModelError: names what it is.
+    """
+    numbers = (*pre.mean, *pre.std, pre.crop_pct)
+    wrong = {
+        "input_size": min(pre.input_size) < 1,
+        "mean, std or crop_pct": not all(map(math.isfinite, numbers)),
+        "std": min(pre.std) <= 0,
+        "crop_pct": not 0 < pre.crop_pct <= MOST_CROP,
+        "interpolation": pre.interpolation not in INTERPOLATIONS,
+        "crop_mode": pre.crop_mode not in CROP_MODES,
+    }
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            raise ModelError(f"the model's configuration makes no sense: {name}")
 
 
 def per_channel(values: tuple[float, ...], chans: int, option: str) -> tuple[float, ...]:
@@ -241,15 +276,21 @@ def per_channel(values: tuple[float, ...], chans: int, option: str) -> tuple[flo
 
 def _origin(shared: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     if shared["checkpoint"]:
-        return {"origin": "checkpoint", "source": Path(shared["checkpoint"]).name}
+        return {"origin": "checkpoint", "source": _text(Path(shared["checkpoint"]).name)}
     if shared["pretrained"]:
+        source = config.get("hf_hub_id") or config.get("url") or config.get("file")
         return {
             "origin": "pretrained",
-            "tag": config.get("tag") or None,
-            "source": config.get("hf_hub_id") or config.get("url") or config.get("file") or None,
-            "license": config.get("license") or None,
+            "tag": _text(config.get("tag")),
+            "source": _text(source),
+            "license": _text(config.get("license")),
         }
     return {"origin": "random", "seed": shared["seed"]}
+
+
+def _text(value: Any) -> str | None:
+    """What a configuration or a file's name says, as text that JSON can hold."""
+    return str(value).encode("utf-8", "backslashreplace").decode() if value else None
 
 
 def _describe_outputs(built: BuiltModel, module: torch.nn.Module) -> None:
@@ -282,9 +323,7 @@ def _adopt(module: torch.nn.Module, shared: Mapping[str, Any]) -> BuiltModel:
     mean, std = shared["mean"] or config.get("mean"), shared["std"] or config.get("std")
     if mean is None or std is None:
         notes.append("the module says no mean and std: its input is taken as pixels in [0, 1]")
-    was_training = module.training
     copied = copy.deepcopy(module).eval()
-    module.train(was_training)
     built = BuiltModel(
         module=copied,
         name=type(module).__name__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from timmx_core import weights
 from timmx_core.errors import ModelError, RequestError
 
 # What core passes to timm itself; a --model-kwarg of that name would contradict an option.
+MOST_CONFIG = 16 << 20
 RESERVED_KWARGS = {
     "cache_dir": None,
     "checkpoint_path": "--checkpoint",
@@ -39,17 +41,10 @@ def check_name(name: str, model_kwarg: tuple[str, ...] = ()) -> None:
 
     parse_kwargs(model_kwarg)
     if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"{folder} holds no config.json"
-                if folder.is_dir()
-                else f"folder {folder} does not exist",
-                "local-dir:PATH wants a folder with config.json and model.safetensors",
-            )
+        _check_folder(Path(name.removeprefix("local-dir:")))
         return
     if ":" in name:
-        if not re.match(r"hf[-_]hub:[\w.-]+/[\w.-]+(@[\w.-]+)?$", name):
+        if not re.fullmatch(r"hf[-_]hub:\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?", name):
             raise ModelError(
                 f"{name!r} is not a model name",
                 "MODEL is a timm name, hf-hub:org/name, or local-dir:PATH",
@@ -68,6 +63,37 @@ def check_name(name: str, model_kwarg: tuple[str, ...] = ()) -> None:
             f"timm has no weights {name!r}",
             f"there are {', '.join(tags[:5])}" if tags else f"{architecture} has no weights at all",
         )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder whose config.json timm could make nothing of, or too much.
+
+    :raises ModelError: says what is wrong with it.
+    """
+    from timmx_core import catalog, strict_json
+
+    path = folder / "config.json"
+    if not os.path.isfile(path):  # noqa: PTH113 (a name that no file can have is none)
+        raise ModelError(
+            f"{folder} holds no config.json"
+            if os.path.isdir(folder)  # noqa: PTH112
+            else f"folder {folder} does not exist",
+            "local-dir:PATH wants a folder with config.json and model.safetensors",
+        )
+    try:
+        with path.open("rb") as file:
+            config = strict_json.loads(file.read(MOST_CONFIG))
+    except (OSError, strict_json.BadJson) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    if not isinstance(architecture, str) or architecture not in catalog.model_names():
+        raise ModelError(
+            f"{path} names no architecture of timm's",
+            'it is a JSON object like {"architecture": "resnet18", "num_classes": 10}',
+        )
+    for key in ("model_args", "pretrained_cfg"):
+        if not isinstance(config.get(key, {}), dict):
+            raise ModelError(f"{path}: {key} is not an object")
 
 
 def check_weights(name: str, shared: Mapping[str, Any]) -> None:
@@ -114,6 +140,6 @@ def parse_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise RequestError(f"--model-kwarg cannot set {key}", f"use {option}" if option else "")
         try:
             result[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             result[key] = value
     return result

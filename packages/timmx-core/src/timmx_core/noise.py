@@ -6,12 +6,13 @@ Shown with `-v` or on failure, never on a good run.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from timmx_core.paths import log_dir
 
@@ -46,17 +47,30 @@ class Noise:
         if self.verbose:
             os.dup2(saved[1], 1)
             return self
-        handle, name = tempfile.mkstemp(prefix="timmx-", suffix=".log")
-        self.log = Path(name)
+        handle = self._open_log()
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         os.close(handle)
-        stream = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(_Heedless(os.dup(1), "w")),
+            encoding="utf-8",
+            errors="replace",
+            line_buffering=True,
+        )
         self._stack.callback(stream.close)
         # Where sys.stdout is no descriptor (a notebook), Python's own prints are caught here.
         self._stack.enter_context(contextlib.redirect_stdout(stream))
         self._stack.enter_context(contextlib.redirect_stderr(stream))
         return self
+
+    def _open_log(self) -> int:
+        """The log's descriptor; that of nothing where no temporary file can be made."""
+        try:
+            handle, name = tempfile.mkstemp(prefix="timmx-", suffix=".log")
+        except OSError:
+            return os.open(os.devnull, os.O_WRONLY)
+        self.log = Path(name)
+        return handle
 
     def __exit__(self, *_: object) -> None:
         _flush()
@@ -91,10 +105,25 @@ class Noise:
         kept = log_dir() / f"{stamp}-{os.getpid()}.log"
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(self.log.read_bytes() + extra.encode())
+            kept.write_bytes(self.log.read_bytes() + extra.encode("utf-8", "replace"))
         except OSError:
-            return None  # a full disk must not hide the failure that is being reported
+            # A full disk must not hide the failure that is being reported.
+            with contextlib.suppress(OSError):
+                kept.unlink()
+            return None
         return kept
+
+
+class _Heedless(io.FileIO):
+    """A log on a full disk loses what is written, and a converter that prints goes on."""
+
+    def write(self, data: Any, /) -> int:
+        """All of `data` as far as the caller can see."""
+        try:
+            super().write(data)
+        except OSError:
+            pass  # the log ends here
+        return memoryview(data).nbytes
 
 
 def _flush() -> None:

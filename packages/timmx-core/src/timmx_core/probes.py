@@ -36,6 +36,11 @@ class Recipe:
     seed: int = 0
     name: str = RECIPE
 
+    @property
+    def values(self) -> int:
+        """Bytes that the probes take."""
+        return self.count * self.height * self.width * self.channels
+
     def to_json(self) -> dict[str, Any]:
         """For the manifest; the digest of the pixels is added there."""
         return {

@@ -1,23 +1,22 @@
 """Putting finished files in place: the target is the old one or the complete new one.
 
-Companions first, then the record, the primary last: who sees the primary sees all of it. A
-mixture of two runs, which several files with fixed names cannot rule out, shows in the record's
-digests.
+Companions first, then the record, the primary last: who sees the primary sees all of it. What
+fails on the way is taken back, and after a SIGKILL the next run in the folder does so. A mixture of
+two runs, where a system can neither lock a folder nor undo, shows in the record's digests.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import hashlib
+import itertools
 import os
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from timmx_core.errors import OutputError
+from timmx_core.moves import Moves, locked, put
 from timmx_core.staging import output_error
 
 RECORD_SUFFIX = ".timmx.json"
@@ -78,125 +77,38 @@ def publish(
     overwrite: bool,
     shared_names: frozenset[str] = frozenset(),
 ) -> tuple[Path, ...]:
-    """Move staged files to their places.
+    """Move staged files to their places: all of them, or none.
+
+    One run at a time does so in a folder, where the system can lock one.
 
     :param shared_names: companions named by content, which may be there already.
     :return: where the companions are now.
-    :raises OutputError: a target exists, or cannot be written.
+    :raises OutputError: a target exists, or cannot be written; then all is as it was.
     """
     folder = target.parent
     places = tuple(folder / companion.name for companion in companions)
-    placed: list[Path] = []
+    pairs = list(zip(companions, places, strict=True))
+    last = [(record, record_path(target)), (primary, target)]
     try:
-        check_target(target, (p for p in places if p.name not in shared_names), overwrite)
-        for staged, place in zip((*companions, primary), (*places, target), strict=True):
-            _check_kind(staged, place)
-        for companion, place in zip(companions, places, strict=True):
-            fresh = not os.path.lexists(place)
-            put(companion, place, overwrite=overwrite or companion.name in shared_names)
-            if fresh:
-                placed.append(place)
-        fresh_record = not os.path.lexists(record_path(target))
-        if not fresh_record and not overwrite and os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "exists", str(target))
-        put(record, record_path(target), overwrite=True)
-        if fresh_record:
-            placed.append(record_path(target))
-        put(primary, target, overwrite=overwrite)
+        with locked(folder):
+            check_target(target, (p for p in places if p.name not in shared_names), overwrite)
+            moves = Moves([*pairs, *last])
+            moves.prepare()
+            try:
+                for source, place in pairs:
+                    put(source, place, overwrite=overwrite or place.name in shared_names)
+                put(record, record_path(target), overwrite=True)
+                put(primary, target, overwrite=overwrite)
+            except BaseException:
+                moves.undo()
+                raise
+    except FileExistsError:
+        raise OutputError(
+            f"{target} exists already", "replace it with --overwrite, or choose -o"
+        ) from None
     except OSError as error:
-        for path in placed:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        if error.errno == errno.EEXIST:
-            raise OutputError(
-                f"{target} exists already", "replace it with --overwrite, or choose -o"
-            ) from None
         raise output_error(error, target) from None
     return places
-
-
-def put(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Move a file or folder into place in one step where the system can.
-
-    :raises FileExistsError: the target exists, and `overwrite` is not set.
-    """
-    if not overwrite:
-        _rename_new(source, target)
-    elif source.is_dir() and os.path.lexists(target):
-        _exchange(source, target)
-    else:
-        _check_kind(source, target)
-        os.replace(source, target)
-
-
-def _check_kind(source: Path, target: Path) -> None:
-    """A file does not replace a folder, whose contents nobody has asked about.
-
-    :raises IsADirectoryError: it would have to.
-    """
-    if target.is_dir() and not target.is_symlink() and not source.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a directory", str(target))
-
-
-def _rename_new(source: Path, target: Path) -> None:
-    if _renameat2(source, target, exchange=False):
-        return
-    if source.is_dir() or sys.platform == "win32":
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "exists", str(target))
-        os.rename(source, target)
-        return
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        # A file system without hard links: the check and the rename are two steps there.
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
-        os.rename(source, target)
-    else:
-        source.unlink()
-
-
-def _exchange(source: Path, target: Path) -> None:
-    """Exchange two paths; what was at the target ends up in staging, and goes with it."""
-    if _renameat2(source, target, exchange=True):
-        return
-    aside = source.with_name(source.name + ".old")
-    os.rename(target, aside)
-    try:
-        os.rename(source, target)
-    except OSError:
-        os.rename(aside, target)
-        raise
-
-
-def _renameat2(source: Path, target: Path, *, exchange: bool) -> bool:
-    """Linux's renameat2 and macOS's renamex_np. False where the system has neither."""
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform != "win32" else None
-    if sys.platform == "linux" and hasattr(libc, "renameat2"):
-        at_fdcwd, noreplace, swap = -100, 1, 2
-        code = libc.renameat2(  # type: ignore[union-attr]
-            at_fdcwd,
-            os.fsencode(source),
-            at_fdcwd,
-            os.fsencode(target),
-            swap if exchange else noreplace,
-        )
-    elif sys.platform == "darwin" and hasattr(libc, "renamex_np"):
-        swap, exclusive = 2, 4
-        code = libc.renamex_np(  # type: ignore[union-attr]
-            os.fsencode(source), os.fsencode(target), swap if exchange else exclusive
-        )
-    else:
-        return False
-    if code == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False  # an old kernel, or a file system that cannot
-    raise OSError(number, os.strerror(number), str(target))
 
 
 def remove_stale(target: Path, old_members: Iterable[str], new_members: Iterable[str]) -> None:
@@ -214,16 +126,30 @@ def remove_stale(target: Path, old_members: Iterable[str], new_members: Iterable
 def keep(primary: Path, companions: tuple[Path, ...], record: Path, folder: Path) -> Path:
     """Move a file that is not published into a folder for inspection.
 
+    What is in the folder stays: where one of the names is taken, a folder within is made.
+
+    :return: the primary, where it is now.
     :raises OutputError: the folder cannot be written.
     """
+    wanted = [(path, path.name) for path in (*companions, primary)]
+    wanted.append((record, record_path(primary).name))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in (*companions, primary):
-            place = folder / path.name
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
-            shutil.move(path, place)
-        shutil.move(record, record_path(folder / primary.name))
+        folder = _free(folder, [name for _, name in wanted])
+        for path, name in wanted:
+            shutil.move(path, folder / name)
     except OSError as error:
         raise output_error(error, folder) from None
     return folder / primary.name
+
+
+def _free(folder: Path, names: list[str]) -> Path:
+    """The folder itself, or the first `failed-N` within it, that has none of these names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(os.path.lexists(folder / name) for name in names):
+        return folder
+    for number in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            inner = folder / f"failed-{number}"
+            inner.mkdir()
+            return inner
+    raise AssertionError  # counting does not end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,8 +13,14 @@ from timmx_core import manifest as manifests
 from timmx_core import options as option_data
 from timmx_core import probes
 from timmx_core.backend import Artifact, Backend, Precision
-from timmx_core.errors import ArtifactError, CannotRunHere, RequestError
-from timmx_core.inspection import changed_members, inspect_file, read_record
+from timmx_core.errors import ArtifactError, CannotRunHere, OutputError, RequestError
+from timmx_core.inspection import (
+    changed_members,
+    check_there,
+    inspect_file,
+    read_embedded,
+    read_record,
+)
 from timmx_core.measure import Reference
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.results import Verdict
@@ -50,7 +57,7 @@ def verify_file(
             inspection = inspect_file(path, manager.backends.values())
         except ArtifactError as error:
             # A file that cannot be read is wrong for certain where its record knows it otherwise.
-            changed = changed_members(path) if path.exists() else []
+            changed = changed_members(path) if os.path.lexists(path) else []
             if not changed:
                 raise
             return Verdict("failed", f"{changed[0]}: {error.message}")
@@ -74,30 +81,35 @@ def verify_file(
             backend.check_run()
         except CannotRunHere as error:
             return Verdict("not verifiable here", error.message)
-        with tempfile.TemporaryDirectory(prefix="timmx-verify-") as scratch:
-            return verify_artifact(
-                backend,
-                _artifact(path, manifest),
-                references,
-                pixels,
-                _precision(backend, manifest).floor_db,
-                options=options,
-                backend_of=manager.backend,
-                scratch=Path(scratch) / "jobs",
-                timeout=timeout,
-                labels=manifest.get("labels"),
-            )
+        try:
+            with tempfile.TemporaryDirectory(prefix="timmx-verify-") as scratch:
+                return verify_artifact(
+                    backend,
+                    _artifact(path, manifest),
+                    references,
+                    pixels,
+                    _precision(backend, manifest).floor_db,
+                    options=options,
+                    backend_of=manager.backend,
+                    scratch=Path(scratch) / "jobs",
+                    timeout=timeout,
+                    labels=manifest.get("labels"),
+                )
+        except OSError as error:
+            raise OutputError(
+                f"the temporary folder cannot be written: {error.strerror or error}",
+                "make room there, or name another one with TMPDIR",
+            ) from error
 
 
 def _without_manifest(path: Path, manager: PluginManager) -> Verdict | None:
     """Inconclusive for a file of a known format that says nothing of itself."""
-    if not path.exists():
-        raise ArtifactError(f"{path} does not exist")
+    check_there(path)
     known = any(path.suffix in b.suffixes for b in manager.backends.values())
     if not known or read_record(path) is not None:
         return None
     for backend in manager.backends.values():
-        if path.suffix in backend.suffixes and backend.read(path) is not None:
+        if path.suffix in backend.suffixes and read_embedded(path, backend) is not None:
             return None
     return Verdict("inconclusive", "the file carries no timmx manifest: nothing to compare with")
 
@@ -146,7 +158,7 @@ def _probes(manifest: Mapping[str, Any]) -> tuple[np.ndarray, list[Reference]]:
     recipe = probes.Recipe(
         made["height"], made["width"], made["channels"], made["count"], made["seed"]
     )
-    if recipe.count * recipe.height * recipe.width * recipe.channels > probes.MOST_VALUES:
+    if recipe.values > probes.MOST_VALUES:
         raise ArtifactError("the manifest asks for more probes than are reasonable")
     references = [
         manifests.reference_from_json(data, recipe.count) for data in manifest["reference"]

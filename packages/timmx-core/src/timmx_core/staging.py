@@ -2,7 +2,8 @@
 
 It lies on the target's file system, so that putting a file in place is a rename. Its lock tells a
 dead run from a live one: whoever holds it owns the folder, and the next run removes the folders
-whose lock it can take. A SIGKILL can do no worse than leave one until then.
+whose lock it can take. A SIGKILL can do no worse than leave one until then; what it interrupted in
+the middle of being put in place is taken back then, too.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from pathlib import Path
 from typing import Self
 
 from filelock import FileLock, Timeout
 
 from timmx_core.errors import OutputError
+from timmx_core.interrupts import held_back
+from timmx_core.moves import Moves
 
 PREFIX = ".timmx-staging-"
 LOCK = "lock"
@@ -35,20 +39,25 @@ class Staging:
 
     def __enter__(self) -> Self:
         try:
-            self._made = _make_parents(self.parent)
-            remove_dead(self.parent)
-            self.path, self._lock = _claim(self.parent)
+            with held_back():
+                self._made = _make_parents(self.parent)
+                remove_dead(self.parent)
+                self.path, self._lock = _claim(self.parent)
         except OSError as error:
-            self._remove_parents()
+            self.__exit__()
             raise output_error(error, self.parent) from None
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.release()
-        if not self.published:
-            self._remove_parents()
+        with held_back():
+            if self._lock is not None:
+                shutil.rmtree(self.path, ignore_errors=True)
+                self._lock.release()
+            if not self.published:
+                self._remove_parents()
 
     def _remove_parents(self) -> None:
         for folder in self._made:
@@ -77,6 +86,9 @@ def _claim(parent: Path) -> tuple[Path, FileLock]:
             lock.acquire(timeout=0)
         except (Timeout, FileNotFoundError):
             continue  # another run took the folder for dead before it was locked
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)  # room for a folder, and for nothing in it
+            raise
         if (folder / LOCK).exists():
             return folder, lock
         lock.release()
@@ -85,13 +97,27 @@ def _claim(parent: Path) -> tuple[Path, FileLock]:
 def remove_dead(parent: Path) -> None:
     """Remove what killed runs left in a folder."""
     for folder in parent.glob(PREFIX + "*"):
+        if not _is_ours(folder):
+            continue
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire(timeout=0)
         except (Timeout, OSError):
-            continue  # alive, or not ours to remove
+            continue  # alive
+        Moves.take_back(folder)
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+
+
+def _is_ours(folder: Path) -> bool:
+    """A real folder of this user's: no link, and nothing that another user has put here."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and (
+        not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    )
 
 
 def output_error(error: OSError, path: Path) -> OutputError:

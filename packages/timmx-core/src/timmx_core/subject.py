@@ -57,6 +57,11 @@ def make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> Su
     _check_task(built, shared)
     chans, height, width = built.preprocessing.input_size
     recipe = probes.Recipe(height, width, chans)
+    if recipe.values > probes.MOST_VALUES:
+        raise RequestError(
+            f"images of {chans}x{height}x{width} are more than timmx can verify",
+            "choose a smaller --input-size",
+        )
     pixels = probes.make(recipe)
     digest = probes.digest(pixels)
     device = _device(shared["device"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from timmx_core.backend import Backend, ExportRequest
 from timmx_core.errors import OutputError, RequestError
+from timmx_core.publishing import record_path
+from timmx_core.staging import output_error
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +29,7 @@ def target_of(backend: Backend, request: ExportRequest) -> Path:
     suffix = backend.suffixes[0]
     path = Path(output) if output else Path(default_name(request.model) + suffix)
     path = Path(os.path.abspath(path))
+    _check_name(path)
     _check(backend, path, request.shared["overwrite"], output)
     return path
 
@@ -39,6 +43,22 @@ def default_name(model: str | torch.nn.Module) -> str:
         name = Path(rest.rstrip("/\\")).name or source
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")
     return name[:MOST_NAME] or "model"
+
+
+def _check_name(path: Path) -> None:
+    """Whether the system can have a file of that name, and its record.
+
+    :raises OutputError: it is too long, or holds a NUL.
+    """
+    try:
+        os.lstat(record_path(path))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        raise OutputError("a file's name cannot hold a NUL") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise output_error(error, path) from None
 
 
 def _check(backend: Backend, path: Path, overwrite: bool, output: str | None) -> None:

@@ -11,6 +11,7 @@ is gone the worker's standard input ends, and so does the worker.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from timmx_core.backend import Backend, Runner
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, TimmxError
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 POLL = 0.05  # seconds
 MEMORY_SHARE = 0.9  # of what is available when the job starts
 MEMORY_VARIABLE = "TIMMX_VERIFY_MEMORY_GB"
+EXIT_NO_SPACE = 74  # the worker's own, where its arrays do not fit on the disk
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BOOT = (
     "import json,sys; sys.path[:]=json.loads(sys.argv[1]); "
     "from timmx_core.worker import main; main()"
@@ -97,12 +100,11 @@ class Worker:
 
         :param inputs: (probes, ...) by name, as the file's ports say.
         :param folder: an empty folder for this job's arrays.
+        :raises OSError: the disk is too full for them, which says nothing about the file.
         """
-        import numpy as np
-
         folder.mkdir(parents=True)
         for index, array in enumerate(inputs.values()):
-            np.save(folder / f"input{index}.npy", array, allow_pickle=False)
+            _save(folder / f"input{index}.npy", array)
         self._send(
             {
                 "path": str(path.resolve()),
@@ -116,6 +118,8 @@ class Worker:
             trouble = self._wait(timeout)
         finally:
             self.close()
+        if self._process.returncode == EXIT_NO_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         return _collect(folder, trouble, batches)
 
     def _send(self, message: Mapping[str, Any]) -> None:
@@ -177,6 +181,9 @@ def _collect(folder: Path, trouble: str, batches: tuple[int, ...]) -> Outcome:
         return Outcome(
             result["status"], result["reason"], result.get("hint", ""), result.get("runner", "")
         )
+    taken = sum(path.stat().st_size for path in folder.glob("output*.npy"))
+    if taken > _memory_limit():
+        return Outcome("failed", f"the file's outputs take {taken / 2**30:.1f} GiB")
     outputs = {
         batch: {
             name: np.load(folder / f"output{batch}_{index}.npy", allow_pickle=False)
@@ -207,14 +214,43 @@ def main() -> None:
         os._exit(0)
     job = json.loads(line)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    result = _run(backend, job)
-    temporary = Path(job["folder"]) / "result.tmp"
-    temporary.write_text(json.dumps(result))
-    temporary.replace(Path(job["folder"]) / "result.json")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    code = 0
+    try:
+        result = _run(backend, job)
+        temporary = Path(job["folder"]) / "result.tmp"
+        temporary.write_text(json.dumps(result))
+        temporary.replace(Path(job["folder"]) / "result.json")
+    except _NoSpaceError:
+        code = EXIT_NO_SPACE
+    except OSError as error:
+        code = EXIT_NO_SPACE if error.errno in FULL else 1
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Runtimes are known to crash while they are torn down; the result is out already.
-    os._exit(0)
+    os._exit(code)
+
+
+class _NoSpaceError(Exception):
+    """An array does not fit on the disk: no fault of the file's."""
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """`numpy.save`, which forgets why it could not write where it writes to a real file.
+
+    :raises OSError: with its number.
+    """
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.lib.format.write_array(_Stream(file), array, allow_pickle=False)
+
+
+class _Stream:
+    """A file of which numpy knows only that it can be written to."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
 
 
 def _find(reference: Mapping[str, str]) -> Backend:
@@ -250,6 +286,8 @@ def _run(backend: Backend, job: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": "cannot run", "reason": error.message, "hint": error.hint}
     except ArtifactError as error:
         return {"status": "failed", "reason": error.message, "hint": error.hint}
+    except _NoSpaceError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is a finding
         traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0][:300]
@@ -272,7 +310,12 @@ def _run_batches(runner: Runner, job: Mapping[str, Any]) -> list[str]:
         outputs = run_probes(runner, inputs, batch)
         names = list(outputs)
         for index, array in enumerate(outputs.values()):
-            np.save(folder / f"output{batch}_{index}.npy", array, allow_pickle=False)
+            try:
+                _save(folder / f"output{batch}_{index}.npy", array)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise _NoSpaceError from error
+                raise
     return names
 
 

@@ -100,7 +100,9 @@ class OnnxBackend(Backend):
     def preload(self) -> None:
         """Import onnxruntime."""
         self.check_run()
-        import onnxruntime  # noqa: F401
+        from timmx_onnx.runner import import_onnxruntime
+
+        import_onnxruntime()
 
     def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
         """See `Backend.open`."""

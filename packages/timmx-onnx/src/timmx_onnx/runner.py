@@ -15,6 +15,7 @@ from timmx_onnx.wire import WireError
 if TYPE_CHECKING:
     import numpy as np
 
+MOST_NAME = 255  # bytes, on most file systems
 MOST_THREADS = 8  # more gain nothing on one image
 # CUDA rounds float32 products to TF32 unless told otherwise.
 FULL_PRECISION: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
@@ -24,8 +25,7 @@ class OnnxRunner(Runner):
     """One session. The file is opened as a user would open it, with all of its optimisations."""
 
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         check_external_files(path)
         check_providers(providers, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
@@ -58,6 +58,18 @@ class OnnxRunner(Runner):
         del self.session
 
 
+def import_onnxruntime() -> Any:
+    """onnxruntime, with its telemetry off unless the user has decided otherwise.
+
+    Its builds for Linux and macOS since 1.29 send events of every session to Microsoft, and leave
+    a file in the temporary folder. It reads the variable when it is imported, and never again.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def check_providers(wanted: Sequence[str], available: Sequence[str]) -> None:
     """Refuse a provider that this build of onnxruntime does not have.
 
@@ -81,9 +93,9 @@ def check_external_files(path: Path) -> None:
         raise ArtifactError(f"{path.name} is not an ONNX file: {error}") from error
     folder = path.resolve().parent
     for location in sorted(locations):
-        if not location or Path(location).name != location or location == "..":
+        if not is_plain(location):
             raise ArtifactError(
-                f"{path.name} refers to weights outside its folder: {location!r}",
+                f"{path.name} refers to weights outside its folder: {location[:80]!r}",
                 "timmx opens external data beside the model only",
             )
         target = folder / location
@@ -94,6 +106,12 @@ def check_external_files(path: Path) -> None:
                 f"{path.name} keeps its weights in {location}, and that is not there",
                 f"put {location} beside {path.name}",
             )
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can only mean a file in the folder that it is looked up in."""
+    long = len(os.fsencode(name)) > MOST_NAME
+    return name not in ("", "..") and Path(name).name == name and "\0" not in name and not long
 
 
 def usable_threads() -> int:

@@ -20,9 +20,12 @@ Kind = Literal["pt2", "torchscript"]
 MANIFEST = "timmx.json"  # extra files
 PORTS = "timmx-ports.json"
 MAX_EXTRA = 64 << 20
-MAX_DIRECTORY = 32 << 20  # a member takes about 100 bytes
-END, END_SIZE, MAX_COMMENT = b"PK\x05\x06", 22, 0xFFFF
-LOCATOR, LOCATOR_SIZE, END64 = b"PK\x06\x07", 20, b"PK\x06\x06"
+MAX_DIRECTORY = 8 << 20  # a member takes about 100 bytes
+END, END_SIZE = b"PK\x05\x06", 22
+LOCATOR, LOCATOR_SIZE = b"PK\x06\x07", 20
+END64, END64_SIZE = b"PK\x06\x06", 56
+# What zipfile raises beside its own errors, at names, offsets and versions that make no sense.
+UNREADABLE = (EOFError, OSError, OverflowError, RuntimeError, ValueError)
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever the file is made
 
 
@@ -66,7 +69,7 @@ class Archive:
         try:
             with self.zipped.open(info) as member:
                 return member.read(info.file_size)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, *UNREADABLE) as error:
             raise BadArchive(f"{name} cannot be read: {error}") from error
 
     def extra_file(self, name: str) -> bytes | None:
@@ -81,14 +84,16 @@ def opened(path: Path) -> Iterator[Archive]:
     :raises BadArchive: not a zip file, or its directory is beyond the limits.
     """
     with path.open("rb") as file:
-        size = _directory_size(file)
+        offset, size = _directory(file)
         if size > MAX_DIRECTORY:
             raise BadArchive(f"a directory of {size} bytes, and {MAX_DIRECTORY} are allowed")
         try:
             zipped = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+        except (zipfile.BadZipFile, struct.error, *UNREADABLE) as error:
             raise BadArchive(f"not a zip file: {error}") from error
         with zipped:
+            if zipped.start_dir != offset:
+                raise BadArchive("a zip file with two directories")
             yield Archive(file, zipped)
 
 
@@ -105,20 +110,33 @@ def add_extra(path: Path, name: str, data: bytes) -> None:
         zipped.writestr(zipfile.ZipInfo(f"{root}/extra/{name}", EPOCH), data)
 
 
-def _directory_size(file: BinaryIO) -> int:
-    """The size in bytes of the archive's directory, as its end record says."""
+def _directory(file: BinaryIO) -> tuple[int, int]:
+    """Offset and size in bytes of the archive's directory.
+
+    `zipfile` tolerates what stands before an archive, and other readers do not, so that a file may
+    have one directory for one and one for the others. Here there is one, right before the records
+    at the end, and these are the file's last bytes: so torch writes them.
+
+    :raises BadArchive: it is not so.
+    """
     total = file.seek(0, 2)
-    start = max(0, total - END_SIZE - MAX_COMMENT)
+    start = max(0, total - END_SIZE - LOCATOR_SIZE - END64_SIZE)
     file.seek(start)
     tail = file.read()
-    position = tail.rfind(END)
-    if position < 0 or position + END_SIZE > len(tail):
-        raise BadArchive("not a zip file")
-    size: int = struct.unpack_from("<L", tail, position + 12)[0]
+    position = len(tail) - END_SIZE
+    if position < 0 or tail[position : position + 4] != END or tail[-2:] != b"\0\0":
+        raise BadArchive("not a zip file, or something stands behind it")
+    size, offset = struct.unpack_from("<LL", tail, position + 12)
     locator = position - LOCATOR_SIZE
     if locator >= 0 and tail[locator : locator + 4] == LOCATOR:
-        file.seek(min(struct.unpack_from("<Q", tail, locator + 8)[0], total))
-        end64 = file.read(48)
-        if len(end64) == 48 and end64[:4] == END64:
-            size = max(size if size != 0xFFFFFFFF else 0, struct.unpack_from("<Q", end64, 40)[0])
-    return size
+        position = locator - END64_SIZE
+        if (
+            position < 0
+            or tail[position : position + 4] != END64
+            or struct.unpack_from("<Q", tail, locator + 8)[0] != start + position
+        ):
+            raise BadArchive("a zip file whose last records contradict each other")
+        size, offset = struct.unpack_from("<QQ", tail, position + 40)
+    if offset + size != start + position:
+        raise BadArchive("not a zip file, or something stands before it")
+    return offset, size

@@ -21,8 +21,10 @@ from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
 from timmx_torch import archive
 
 FP32 = Precision("fp32", "float32", "float32", floor_db=80.0)
-FP16 = Precision("fp16", "float16", "float16", floor_db=30.0)
-BF16 = Precision("bf16", "bfloat16", "bfloat16", floor_db=25.0)
+# Seen on CNNs and ViTs with random weights: fp16 32 to 54 dB, bf16 16 to 36 (efficientnet_b0 is
+# the lowest of both). Swapped colours leave at most 9 dB.
+FP16 = Precision("fp16", "float16", "float16", floor_db=25.0)
+BF16 = Precision("bf16", "bfloat16", "bfloat16", floor_db=12.0)
 
 RUN_DEVICE = Option(
     "run_device",
@@ -85,7 +87,7 @@ class TorchExportBackend(_TorchBackend):
 
         dtype = casting.DTYPES.get(request.precision.name)
         with context.stage("capture"):
-            module = model.module if dtype is None else casting.Cast(model.module, dtype)
+            module = model.module if dtype is None else casting.cast(model.module, dtype)
             program = model.capture(module)
         with context.stage("save"):
             ports = saving.ports([i.name for i in model.inputs], [o.name for o in model.outputs])

@@ -7,7 +7,21 @@ from typing import Any
 
 import torch
 
+from timmx_core.wrapper import InputContract
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def cast(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A copy of `module` in `dtype`, with the casts of its inputs and outputs in the graph.
+
+    Normalisation and softmax stay in float32: pixels need their eight bits, and bf16 has no more.
+    """
+    if not isinstance(module, InputContract):
+        return Cast(module, dtype)
+    outer = copy.copy(module)
+    outer._modules = {**module._modules, "model": Cast(module.model, dtype)}
+    return outer
 
 
 class Cast(torch.nn.Module):

@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from timmx_torch.archive import PORTS
 
 if TYPE_CHECKING:
     import torch
 
+BUFFER = 1 << 20
 # Of a node's metadata: where in which checkout the line stands. Two checkouts, two files.
 LOCAL_METADATA = ("stack_trace", "from_node", "source_fn_stack")
 
@@ -26,10 +27,11 @@ class QuietFile(io.RawIOBase):
     write is not reported to it, later ones are dropped, and `writing` raises when torch is done.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: io.FileIO) -> None:
         super().__init__()
         self.file = file
         self.failure: OSError | None = None
+        self._waiting = bytearray()  # torch writes little at a time
 
     def writable(self) -> bool:
         """Always."""
@@ -41,26 +43,28 @@ class QuietFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """See `io.IOBase`."""
+        self.flush()
         return self.file.seek(offset, whence)
 
     def tell(self) -> int:
         """See `io.IOBase`."""
-        return self.file.tell()
+        return self.file.tell() + len(self._waiting)
 
     def write(self, data: Any) -> int:
         """Write all of `data`, or nothing more after the first failure."""
+        size = memoryview(data).nbytes
         if self.failure is None:
-            try:
-                self.file.write(data)
-            except OSError as error:
-                self.failure = error
-        return memoryview(data).nbytes
+            self._waiting += data
+            if len(self._waiting) >= BUFFER:
+                self.flush()
+        return size
 
     def flush(self) -> None:
         """See `io.IOBase`."""
-        if self.failure is None and not self.file.closed:
+        waiting, self._waiting = memoryview(self._waiting), bytearray()
+        while waiting and self.failure is None:
             try:
-                self.file.flush()
+                waiting = waiting[self.file.write(waiting) :]
             except OSError as error:
                 self.failure = error
 
@@ -71,19 +75,15 @@ def writing(path: Path) -> Iterator[QuietFile]:
 
     :raises OSError: what went wrong with the disk, whatever torch made of it.
     """
-    with path.open("wb", buffering=0) as raw, io.BufferedWriter(raw, 1 << 20) as buffered:
-        quiet = QuietFile(buffered)
+    with path.open("wb", buffering=0) as raw:
+        quiet = QuietFile(raw)
         try:
             yield quiet
         except Exception:
             if quiet.failure is not None:
                 raise quiet.failure from None
             raise
-        finally:
-            quiet.flush()
-            if quiet.failure is not None:
-                # What is left in the buffer cannot be written either; closing would try.
-                buffered.detach()
+        quiet.flush()
         if quiet.failure is not None:
             raise quiet.failure
 

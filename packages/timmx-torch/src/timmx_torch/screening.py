@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +24,10 @@ from typing import Any
 from timmx_core.errors import ArtifactError
 from timmx_torch.archive import Archive, BadArchive, opened
 
+ZIP64 = 1  # the number of the field for sizes beyond 4 GB
 MAX_GRAPH = 256 << 20
 MAX_CODE = 64 << 20
+MAX_PICKLE = 256 << 20
 MAX_SAMPLES = 1 << 30
 
 PT2_MEMBERS = re.compile(
@@ -60,13 +63,22 @@ CONTAINERS = frozenset(
     {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 )
 
-# Attributes by which a TorchScript program reaches files, whatever it calls the module.
-CODE_ATTRIBUTES = re.compile(
-    r"\.[\s\\]*(save|from_file|read_file|write_file|load_tensor)\b(?![\s\\]*:)"
+SCRIPT_MEMBERS = re.compile(
+    # torch chooses the place of `version` by the operators (GELU: below .data).
+    r"(\.data/)?version|byteorder|\.data/serialization_id|extra/[^/]+|code/[\w./]+\.py(\.debug_pkl)?"
+    r"|(data|constants|traced_inputs)(\.pkl|/\d+)"
 )
+# Words by which a TorchScript program reaches files, wherever in its source they stand.
+CODE_WORDS = re.compile(r"(?<!\w)(save|from_file|read_file|write_file|load_tensor)(?!\w)")
+# Operators of torch and torchvision, and nothing done with `ops` itself.
 CODE_NAMESPACES = re.compile(
-    r"\bops[\s\\]*\.[\s\\]*(?!(?:aten|prim|prims|torchvision|quantized)\b)\w+"
+    r"(?<!\w)ops(?!\w)(?!\.(aten|prim|prims|torchvision|quantized)\.).{0,20}"
 )
+# How torch writes an attribute whose name is a number. Any other way could spell a word above.
+CODE_GETATTR = re.compile(r"(?<!\w)getattr\(\w+(\.\w+)*, \"[\w.]+\"\)")
+# Classes of torch's own in C++, which are made from whatever a file gives them.
+CODE_CLASSES = re.compile(r'torch[\s\\]*\.[\s\\]*classes(?!\w)|"classes"')
+PICKLED_CLASSES = re.compile(rb"torch[.\n]classes[.\n]")
 
 
 def screen_program(path: Path) -> None:
@@ -86,8 +98,10 @@ def screen_program(path: Path) -> None:
                 raise _refuse(path, f"its {name} are pickled")
         try:
             _check(_json(archive, "models/model.json"))
-        except (_Suspicious, RecursionError) as error:
+        except _Suspicious as error:
             raise _refuse(path, f"its graph holds {error}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise _refuse(path, "its graph holds what torch does not write") from None
         samples = archive.read("data/sample_inputs/model.pt", MAX_SAMPLES)
         if samples:
             _check_samples(path, samples)
@@ -99,13 +113,29 @@ def screen_script(path: Path) -> None:
     :raises ArtifactError: names the call.
     """
     with _screened(path) as archive:
-        for name in archive.names("code/"):
-            if not name.endswith(".py"):
-                continue
-            code = (archive.read(name, MAX_CODE) or b"").decode("utf-8", "replace")
-            found = CODE_ATTRIBUTES.search(code) or CODE_NAMESPACES.search(code)
-            if found:
-                raise _refuse(path, f"its program uses {found.group(0)!r}")
+        for name in archive.names():
+            if not SCRIPT_MEMBERS.fullmatch(name):
+                raise _refuse(path, f"it holds {name!r}, which torch did not write")
+            if name.endswith(".py"):
+                code = (archive.read(name, MAX_CODE) or b"").decode("utf-8", "replace")
+                found = _suspicious_code(code)
+                if found:
+                    raise _refuse(path, f"its program uses {found!r}")
+            elif name.endswith(".pkl") and PICKLED_CLASSES.search(
+                archive.read(name, MAX_PICKLE) or b""
+            ):
+                raise _refuse(path, f"{name} holds objects of torch's C++ classes")
+
+
+def _suspicious_code(code: str) -> str:
+    """What a TorchScript source should not hold; empty where all is well."""
+    if "#" in code:  # torch writes no comments, and a parser reads a word across one
+        return "#"
+    for pattern in (CODE_WORDS, CODE_NAMESPACES, CODE_CLASSES):
+        found = pattern.search(code)
+        if found:
+            return found.group(0)
+    return "getattr" if "getattr" in CODE_GETATTR.sub("", code) else ""
 
 
 class _Suspicious(ValueError):
@@ -198,12 +228,29 @@ def _screened(path: Path) -> Iterator[Archive]:
             infos = archive.zipped.infolist()
             if len(infos) != len(archive.names()):
                 raise BadArchive("it holds a member twice, or one outside its root folder")
+            # torch's own reader takes no heed of upper and lower case, nor of what follows a NUL.
+            if len({i.filename.lower() for i in infos}) != len(infos) or any(
+                i.orig_filename != i.filename for i in infos
+            ):
+                raise BadArchive("it holds members whose names are one name to torch")
+            if any(_doubly_sized(i.extra) for i in infos):
+                raise BadArchive("it states where a member lies in two ways")
             packed = (i.file_size for i in infos if i.compress_type != zipfile.ZIP_STORED)
             if sum(packed) > MAX_CODE:
                 raise BadArchive(f"it unpacks to more than {MAX_CODE} bytes")
             yield archive
     except BadArchive as error:
         raise _refuse(path, str(error)) from error
+
+
+def _doubly_sized(extra: bytes) -> bool:
+    """Whether an entry has several fields for sizes beyond 4 GB; readers differ on which counts."""
+    count, position = 0, 0
+    while position + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, position)
+        count += kind == ZIP64
+        position += 4 + size
+    return count > 1
 
 
 def _refuse(path: Path, why: str) -> ArtifactError:

@@ -12,7 +12,7 @@ from timmx_core.cli.settings import (
     Settings,
     json_option,
     print_json,
-    print_result,
+    print_path,
     settings_of,
     verbose_option,
 )
@@ -78,4 +78,5 @@ def _show(result: ExportResult, settings: Settings, as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        print_result(str(result.path))
+        assert result.path is not None
+        print_path(result.path)

@@ -6,15 +6,23 @@ import difflib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from threading import current_thread, main_thread
+from traceback import walk_tb
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from timmx_core.cli.settings import COMPLETE_VARIABLE, PROGRAM, Settings, discard_stdout, print_json
+from timmx_core.cli.settings import (
+    COMPLETE_VARIABLE,
+    PROGRAM,
+    Settings,
+    discard_stdout,
+    print_json,
+    unwritable,
+)
 from timmx_core.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -22,6 +30,7 @@ from timmx_core.errors import (
     PluginError,
     RequestError,
     TimmxError,
+    VerificationError,
 )
 
 
@@ -46,11 +55,13 @@ def run(arguments: Sequence[str]) -> int:
     if instruction := os.environ.get(COMPLETE_VARIABLE):
         return _complete(instruction)
     settings = Settings(json="--json" in arguments)
-    with _logging(settings), _signals():
+    with closing(settings.terminal), _logging(settings), _signals():
         try:
             code = _invoke(list(arguments), settings)
         except BrokenPipeError:
             return _reader_gone()
+        except OSError as error:
+            code = _report(_stdout_error(error) or error, settings)
         except Exception as error:  # noqa: BLE001 (the last place that can explain it)
             code = _report(error, settings)
         except Terminated as end:
@@ -108,6 +119,14 @@ def _report(error: Exception, settings: Settings) -> int:
     if error.log_tail and not settings.verbose:
         for line in error.log_tail.splitlines():
             terminal.line(f"  | {line}")
+    further: dict[str, Any] = {}
+    if isinstance(error, VerificationError) and error.verdict is not None:
+        from timmx_core.cli.summary import verdict_lines
+        from timmx_core.manifest import verdict_to_json
+
+        for line in verdict_lines(error.verdict):
+            terminal.line(line)
+        further = {"verdict": verdict_to_json(error.verdict)}
     terminal.error(error)
     if error.log_path is not None:
         terminal.labelled("log", str(error.log_path))
@@ -116,8 +135,18 @@ def _report(error: Exception, settings: Settings) -> int:
 
         terminal.line("".join(format_exception(error)).rstrip())
     if settings.json:
-        _print_error(type(error).__name__, error.message, error.hint, error.exit_code)
+        name, code = type(error).__name__, error.exit_code
+        _print_error(name, error.message, error.hint, code, further)
     return error.exit_code
+
+
+def _stdout_error(error: OSError) -> OutputError | None:
+    """What it means where click could not print (a full disk); None for any other error."""
+    frames = walk_tb(error.__traceback__)
+    if all(frame.f_globals.get("__name__") != "click.utils" for frame, _ in frames):
+        return None
+    discard_stdout()
+    return unwritable(error)
 
 
 def _report_bug(error: Exception, settings: Settings) -> int:
@@ -138,9 +167,12 @@ def _report_bug(error: Exception, settings: Settings) -> int:
     return EXIT_BUG
 
 
-def _print_error(kind: str, message: str, hint: str, code: int) -> None:
+def _print_error(
+    kind: str, message: str, hint: str, code: int, further: Mapping[str, Any] | None = None
+) -> None:
+    what = {"type": kind, "message": message, "hint": hint, "exit_code": code}
     try:
-        print_json({"error": {"type": kind, "message": message, "hint": hint, "exit_code": code}})
+        print_json({"error": what | dict(further or {})})
     except OutputError:
         return  # stderr has told it
     except BrokenPipeError:

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import click
 
-from timmx_core.cli.terminal import Terminal
+from timmx_core.cli.terminal import UNSAFE, Terminal, harmless
 from timmx_core.errors import OutputError
 
 PROGRAM = "timmx"
@@ -34,19 +35,51 @@ def settings_of(ctx: click.Context) -> Settings:
 
 
 def print_result(text: str) -> None:
-    """A command's result, on stdout.
+    """A command's result, on stdout; control characters are spelt out.
 
     :raises OutputError: stdout cannot take it (a full disk).
     :raises BrokenPipeError: its reader has gone.
     """
+    _print(harmless(text))
+
+
+def print_path(path: Path) -> None:
+    """A path as a result: byte for byte where a program reads it.
+
+    :raises OutputError: stdout cannot take it (a full disk).
+    """
+    _print(harmless(str(path)) if sys.stdout.isatty() else str(path))
+
+
+def _print(text: str) -> None:
     try:
-        click.echo(text)
+        try:
+            click.echo(text)
+        except UnicodeEncodeError:  # bytes in a file's name that are no text, or an ASCII terminal
+            click.echo(os.fsencode(text) if _is_path(text) else _ascii(text))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         discard_stdout()
-        raise OutputError(f"the result could not be written: {error.strerror}") from error
+        raise unwritable(error) from error
+
+
+def unwritable(error: OSError) -> OutputError:
+    """What it means that stdout takes nothing."""
+    reason = error.strerror or error
+    return OutputError(f"the result could not be written: {reason}", "make room where stdout goes")
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return bool(os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def discard_stdout() -> None:
@@ -58,7 +91,9 @@ def discard_stdout() -> None:
 
 def print_json(data: Any) -> None:
     """A command's result as one JSON object, on stdout."""
-    print_result(json.dumps(data, indent=2, ensure_ascii=False))
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    # What a terminal might obey stands in strings alone, and has another spelling there.
+    print_result(UNSAFE.sub(lambda m: f"\\u{ord(m[0]):04x}" if m[0] != "\r" else "\\r", text))
 
 
 def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import sys
 from typing import IO
 
 import click
 
 from timmx_core.errors import TimmxError
+
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
+# All of C0 and C1 but tab and newline, DEL, and what governs the direction of writing.
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Terminal:
@@ -20,15 +26,27 @@ class Terminal:
         self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self.colour = self.live and not os.environ.get("NO_COLOR")
 
+    def close(self) -> None:
+        """Give the stream's descriptor back."""
+        if self.stream is not sys.stderr:
+            with contextlib.suppress(OSError):
+                self.stream.close()
+
     def line(self, text: str = "") -> None:
-        """One line, as it is: no markup is read in it."""
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        """One line: no markup is read in it, and it commands the terminal nothing."""
+        self._write(harmless(text))
 
     def labelled(self, label: str, text: str, colour: str | None = None) -> None:
         """`label: text`, the label in colour on a terminal; further lines are indented."""
         shown = click.style(label, fg=colour, bold=True) if self.colour else label
-        self.line(f"{shown}: " + text.replace("\n", "\n  "))
+        self._write(f"{shown}: " + harmless(text).replace("\n", "\n  "))
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text + "\n")
+            self.stream.flush()
+        except OSError:
+            pass  # stderr has gone or is full; the exit code still tells
 
     def note(self, text: str) -> None:
         """Something that the user should know."""
@@ -39,6 +57,18 @@ class Terminal:
         self.labelled("error", error.message, "red")
         if error.hint:
             self.labelled("hint", error.hint, "cyan")
+
+
+def harmless(text: str) -> str:
+    """A text of whatever origin for a terminal: colours go, other control characters are spelt out.
+
+    So are characters that turn the direction of writing, in which a line reads as another.
+    """
+    return UNSAFE.sub(lambda m: _spelt(m[0]), COLOURS.sub("", text))
+
+
+def _spelt(character: str) -> str:
+    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
 
 
 class LogLines(logging.Handler):

@@ -24,7 +24,8 @@ class Case:
     no_dynamic_batch: ClassVar[str] = ""  # why it cannot take more than one batch size
     no_several_outputs: ClassVar[str] = ""  # why it cannot give more than one output
     no_transformer: ClassVar[str] = ""  # why it cannot convert a vision transformer
-    timeout: ClassVar[float] = 60.0  # seconds for each process that the suite starts
+    libraries_write: ClassVar[Mapping[str, str]] = {}  # "home/.vendor" -> why that is accepted
+    timeout: ClassVar[float] = 300.0  # seconds for each process that the suite starts
     _lab: ClassVar[Lab]
 
     @pytest.fixture
@@ -39,6 +40,8 @@ class Case:
             folder = tmp_path_factory.mktemp(case.backend.name)
             case._lab = Lab(case.backend, case.others, case.options, folder, case.timeout)
         monkeypatch.setenv("TIMMX_HOME", str(case._lab.folder / "timmx-home"))
+        # More threads gain nothing on such models, and lose much on a machine that is busy.
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
         return case._lab
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:

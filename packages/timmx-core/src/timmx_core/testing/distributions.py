@@ -93,7 +93,7 @@ class FakeDistributions:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self._patch = patch
+        self._modules: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
         patch.syspath_prepend(str(folder))
 
@@ -108,9 +108,15 @@ class FakeDistributions:
         """See `fake_dist`, and `plugin_source` for a source."""
         file = fake_dist(self.folder, name, version, source, entry_points)
         # A module of that name from an earlier test must not be taken for this one.
-        self._patch.delitem(sys.modules, file.stem, raising=False)
+        self._modules.add(file.stem)
+        self.forget()
         importlib.invalidate_caches()
         return file
+
+    def forget(self) -> None:
+        """Take the modules out of this process again."""
+        for name in self._modules:
+            sys.modules.pop(name, None)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -140,7 +140,7 @@ class FileTests(Case):
         from timmx_core.testing.models import tiny_cnn
 
         lab.require_plain()
-        watch = Watch(tmp_path, monkeypatch)
+        watch = Watch(tmp_path, monkeypatch, self.libraries_write)
         target = lab.fresh("target")
 
         def export(model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:

@@ -33,9 +33,11 @@ def plugin_manager() -> Iterator[ClosedManager]:
 
 
 @pytest.fixture
-def fake_dist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDistributions:
+def fake_dist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDistributions]:
     """Writes distributions that look installed: `fake_dist("timmx-x", plugin_source("x"))`."""
-    return FakeDistributions(tmp_path / "site", monkeypatch)
+    distributions = FakeDistributions(tmp_path / "site", monkeypatch)
+    yield distributions
+    distributions.forget()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,12 @@ CACHE = "home/.cache"  # where libraries may keep what they can make again
 class Watch:
     """A working folder, a home and a temporary folder of their own, and what changed in them."""
 
-    def __init__(self, parent: Path, patch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, parent: Path, patch: pytest.MonkeyPatch, accepted: Iterable[str] = ()
+    ) -> None:
+        """:param accepted: paths like "home/.vendor", which are not watched."""
         self.parent = parent
+        self.unwatched = (CACHE, *accepted)
         for name in FOLDERS:
             (parent / name).mkdir()
         patch.chdir(parent / "cwd")
@@ -39,7 +44,7 @@ class Watch:
         found = {}
         for path in self.parent.rglob("*"):
             name = path.relative_to(self.parent).as_posix()
-            if name == CACHE or name.startswith(CACHE + "/"):
+            if any(name == path or name.startswith(path + "/") for path in self.unwatched):
                 continue
             status = path.lstat()
             # Of a folder only its being there: a temporary file that is gone again changed nothing.

@@ -1,0 +1,239 @@
+"""Make the tables of the documentation from the results that the other commands here left.
+
+    python benchmarks/tables.py           # write them into docs/
+    python benchmarks/tables.py --check   # exit code 1 where a page shows another table
+
+A page marks the place with `<!-- table: NAME -->` and `<!-- end table -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end table -->)", re.DOTALL)
+FLOORS = {"fp32": 80.0, "fp16": 30.0, "int8": 5.0}
+COSINE = 0.9
+Rows = list[list[str]]
+
+
+def results(name: str) -> dict[str, Any]:
+    """What a command left; empty where it was not run yet."""
+    path = RESULTS / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return content
+
+
+def fault_formats() -> list[str]:
+    """The formats that have been tried."""
+    names = sorted(path.stem.removeprefix("faults-") for path in RESULTS.glob("faults-*.json"))
+    return [name for name in names if name != "layers"]
+
+
+# ---------------------------------------------------------------- what would let a fault through
+
+
+def passes(row: Mapping[str, Any], floor: float) -> bool:
+    """Whether a file with this fault would reach a floor. One without a figure never does."""
+    return row["snr_db"] is not None and row["snr_db"] >= floor and "shape" not in row["reason"]
+
+
+def cosine_passes(row: Mapping[str, Any]) -> bool:
+    """`cosine < 0.9` is false where the cosine is no number."""
+    value = row["one_random_input"]
+    return value is None or value >= COSINE
+
+
+def count(rows: Iterable[Mapping[str, Any]], test: Callable[[Mapping[str, Any]], bool]) -> str:
+    """How many."""
+    return str(sum(test(row) for row in rows))
+
+
+def passing(floor: float) -> Callable[[Mapping[str, Any]], bool]:
+    """`passes` at one floor."""
+    return lambda row: passes(row, floor)
+
+
+# ---------------------------------------------------------------- the tables
+
+
+def table(header: list[str], rows: Rows, numbers: int) -> str:
+    """Markdown; the columns from `numbers` on are aligned to the right."""
+    rule = ["---" if index < numbers else "--:" for index in range(len(header))]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *rows))
+
+
+def structural() -> str:
+    """Each structural fault over all formats and models."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for name in fault_formats():
+        for model in results(f"faults-{name}")["rows"].values():
+            for fault, row in model.get("structural", {}).items():
+                found.setdefault(fault, []).append(row)
+    rows = [[name, *_let_through(tried)] for name, tried in found.items()]
+    every = [row for tried in found.values() for row in tried]
+    rows.append(["**all**", *_let_through(every)])
+    return table(
+        ["fault", "files", "failed", "highest dB", "fp16: pass", "int8: pass", "cosine: pass"],
+        rows,
+        1,
+    )
+
+
+def _let_through(tried: list[Mapping[str, Any]]) -> list[str]:
+    figures = [row["snr_db"] for row in tried if row["snr_db"] is not None]
+    return [
+        str(len(tried)),
+        count(tried, lambda row: row["caught"]),
+        f"{max(figures):.1f}" if figures else "none",
+        count(tried, passing(FLOORS["fp16"])),
+        count(tried, passing(FLOORS["int8"])),
+        count(tried, cosine_passes),
+    ]
+
+
+def layers() -> str:
+    """Each kind of layer fault on each model."""
+    rows = []
+    for model, result in results("faults-layers").get("rows", {}).items():
+        kinds = list(dict.fromkeys(k for row in result["faults"].values() for k in row))
+        for kind in sorted(kinds):
+            tried = [row[kind] for row in result["faults"].values() if kind in row]
+            equivalent = count(tried, passing(FLOORS["fp32"]))
+            rows.append(
+                [
+                    f"{model} ({result['weights']} weights)",
+                    kind,
+                    str(len(tried)),
+                    str(len(tried) - int(equivalent)),
+                    equivalent,
+                    count(tried, passing(FLOORS["fp16"])),
+                    count(tried, passing(FLOORS["int8"])),
+                    count(tried, cosine_passes),
+                ]
+            )
+    return table(
+        [
+            *("model", "fault", "parameters", "failed", "equivalent"),
+            *("fp16: pass", "int8: pass", "cosine: pass"),
+        ],
+        rows,
+        2,
+    )
+
+
+def equivalent() -> str:
+    """Every layer fault that moves PyTorch's own output by less than the floor of fp32."""
+    rows = [
+        [model, f"`{name.removeprefix('model.')}`", kind, f"{row['snr_db']:.1f}"]
+        for model, result in results("faults-layers").get("rows", {}).items()
+        for name, kinds in result["faults"].items()
+        for kind, row in kinds.items()
+        if passes(row, FLOORS["fp32"])
+    ]
+    return table(["model", "parameter", "fault", "dB"], rows, 3)
+
+
+def layer_files() -> str:
+    """Layer faults that were put into real files."""
+    rows = []
+    for name in fault_formats():
+        for model, result in results(f"faults-{name}")["rows"].items():
+            tried = result.get("layers", {})
+            failed = count(tried.values(), lambda row: row["caught"])
+            rows.append([name, model, ", ".join(f"`{_short(t)}`" for t in tried), failed])
+    return table(["format", "model", "spoiled in the file", "failed"], rows, 3)
+
+
+def _short(label: str) -> str:
+    return label.removeprefix("model.")
+
+
+def clean() -> str:
+    """Files without a fault: how far above the floor they stand."""
+    rows = []
+    for name in fault_formats():
+        for model, result in results(f"faults-{name}")["rows"].items():
+            for options, row in result.get("clean", {}).items():
+                figure = "exact" if row["snr_db"] == 200 else f"{row['snr_db']:.1f}"
+                rows.append([name, model, options, row["status"], figure])
+    return table(["format", "model", "export", "verdict", "dB"], rows, 4)
+
+
+def reference(name: str) -> str:
+    """The reference architectures in one format."""
+    rows = []
+    for label, row in results(f"reference-{name}")["rows"].items():
+        figure = row.get("snr_db")
+        shown = "" if figure is None else "exact" if figure == 200 else f"{figure:.1f}"
+        size = f"{row['size'] / 1e6:.1f}" if row.get("size") else ""
+        why = row.get("reason") or ""
+        rows.append([label, row["status"], shown, size, _cell(why)])
+    if any(row[-1] for row in rows):
+        return table(["model", "verdict", "dB", "MB", "reason"], rows, 2)
+    return table(["model", "verdict", "dB", "MB"], [row[:-1] for row in rows], 2)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")[:160]
+
+
+def versions() -> str:
+    """What the faults were tried with."""
+    rows = []
+    for name in ("layers", *fault_formats()):
+        content = results(f"faults-{name}")
+        if content:
+            stated = ", ".join(f"{n} {v}" for n, v in content["versions"].items())
+            rows.append([f"`{content['command']}`", stated])
+    return table(["command", "versions"], rows, 2)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "faults-structural": structural,
+    "faults-layers": layers,
+    "faults-equivalent": equivalent,
+    "faults-layer-files": layer_files,
+    "faults-clean": clean,
+    "faults-versions": versions,
+}
+
+
+def made(name: str) -> str:
+    """The table of that name.
+
+    :raises KeyError: there is none.
+    """
+    if name.startswith("reference-"):
+        return reference(name.removeprefix("reference-"))
+    return TABLES[name]()
+
+
+def pages() -> Iterator[tuple[Path, str, str]]:
+    """Every page with tables: where it is, what it says, what it should say."""
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        text = path.read_text("utf-8")
+        if PLACE.search(text):
+            yield path, text, PLACE.sub(lambda m: f"{m[1]}{made(m[2])}{m[3]}", text)
+
+
+def main() -> int:
+    """0 where every page shows what it should, after writing unless `--check`."""
+    check = sys.argv[1:] == ["--check"]
+    stale = [(path, wanted) for path, text, wanted in pages() if text != wanted]
+    for path, wanted in stale:
+        done = "another table is made from the results" if check else "written"
+        print(f"{path.relative_to(ROOT)}: {done}")
+        if not check:
+            path.write_text(wanted, encoding="utf-8")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Random weights that let every layer show: what a converter drops is then found out."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from timmx_core.initialisation import make_informative
+from timmx_core.measure import decibels
+from timmx_core.probes import Recipe, make
+
+FLOOR_DB = 80.0  # of fp32
+
+
+def probes_for(model: nn.Module) -> torch.Tensor:
+    _, height, width = model.pretrained_cfg["input_size"]  # type: ignore[index]
+    pixels = torch.from_numpy(make(Recipe(int(height), int(width), 3)))
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+
+
+def informative(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(seed)
+    model = timm.create_model(name).eval()
+    pixels = probes_for(model)
+    make_informative(model, pixels, seed)
+    return model, pixels
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_resnet",  # last norms at zero
+        "test_convnext",  # LayerScale at 1e-6
+        "test_efficientnet",  # squeeze and excitation
+        "test_mambaout",  # gates
+        "test_vit2",  # LayerScale and register tokens
+    ],
+)
+def test_no_layer_is_hidden(name: str) -> None:
+    model, pixels = informative(name)
+    with torch.no_grad():
+        want = model(pixels)
+        signal = float(((want - want.mean(0)) ** 2).mean())
+        hidden = []
+        for path, module in model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                kept = module.weight.clone()
+                module.weight.zero_()
+                noise = float(((model(pixels) - want) ** 2).mean())
+                module.weight.copy_(kept)
+                if decibels(signal, noise) >= FLOOR_DB:
+                    hidden.append(path)
+    assert hidden == []
+
+
+def test_timm_s_own_weights_do_hide_layers() -> None:
+    """Or all of this would be for nothing."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_convnext").eval()
+    pixels = probes_for(model)
+    with torch.no_grad():
+        want = model(pixels)
+        signal = float(((want - want.mean(0)) ** 2).mean())
+        model.stages[1].blocks[0].mlp.fc2.weight.zero_()
+        noise = float(((model(pixels) - want) ** 2).mean())
+    assert decibels(signal, noise) > FLOOR_DB
+
+
+def test_what_vanishes_beside_activations_of_one_is_made_to_matter() -> None:
+    """A class token of 1e-6, and the gain of 0 that switches a branch of one number off."""
+    module = nn.Module()
+    module.token = nn.Parameter(torch.randn(1, 1, 64) * 1e-6)
+    module.gain = nn.Parameter(torch.tensor(0.0))
+    module.temperature = nn.Parameter(torch.tensor(1.0))
+    module.bias = nn.Parameter(torch.zeros(1))
+    make_informative(module, torch.zeros(1), 0)
+    assert 0.05 < module.token.std().item() < 0.2
+    assert 0.5 <= module.gain.item() <= 1.5
+    assert module.temperature.item() == 1.0
+    assert 0.0 < abs(module.bias.item()) < 0.5
+
+
+def test_the_seed_decides() -> None:
+    one, two = (informative("test_resnet")[0].state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    other = informative("test_resnet", seed=1)[0].state_dict()
+    assert not torch.equal(one["bn1.weight"], other["bn1.weight"])
+
+
+def test_the_model_is_left_in_eval_mode_with_its_momenta() -> None:
+    model, _ = informative("test_resnet")
+    assert not any(module.training for module in model.modules())
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.momentum == 0.1 for norm in norms)
+    assert all(bool(torch.isfinite(norm.running_var).all()) for norm in norms)  # type: ignore[arg-type]

@@ -8,7 +8,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import testdata
+
+# Suites shared by several formats say what they found, as tests do.
+pytest.register_assert_rewrite(
+    "accident_trials", "fault_suite", "fault_trials", "photo_trials", "quiet_trials"
+)
+
+import testdata  # noqa: E402
 
 # Before anything imports huggingface_hub, which reads these once; child processes inherit them.
 _HOME = Path(tempfile.mkdtemp(prefix="timmx-tests-"))

@@ -89,6 +89,21 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(one["bn1.weight"], other["bn1.weight"])
 
 
+def test_the_number_of_threads_does_not_decide() -> None:
+    """Or the same request would give other bytes on another machine."""
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for count in (1, 2, 3, 4):
+            torch.set_num_threads(count)
+            made.append(informative("test_resnet")[0].state_dict())
+    finally:
+        torch.set_num_threads(threads)
+    for other in made[1:]:
+        assert [name for name, value in made[0].items() if not value.equal(other[name])] == []
+    assert {value.dtype for value in made[0].values()} == {torch.float32, torch.int64}
+
+
 def test_the_model_is_left_in_eval_mode_with_its_momenta() -> None:
     model, _ = informative("test_resnet")
     assert not any(module.training for module in model.modules())

@@ -45,6 +45,7 @@ class FakeBackend(Backend):
 
     def export(self, model, request, context):
         import os
+        import subprocess
         import time
 
         import torch
@@ -55,9 +56,14 @@ class FakeBackend(Backend):
         if "NAME_SLEEP" in os.environ:
             print("staged", context.staging)
             context.primary.write_bytes(b"half a file")
-            with open(os.environ["NAME_SLEEP"], "w") as mark:
-                mark.write("sleeping")
-            time.sleep(60)
+            tool = subprocess.Popen(["sleep", "60"])
+            with open(os.environ["NAME_SLEEP"] + ".new", "w") as mark:
+                mark.write(str(tool.pid))
+            os.rename(os.environ["NAME_SLEEP"] + ".new", os.environ["NAME_SLEEP"])
+            try:
+                time.sleep(60)
+            except BaseException:  # as some converters have it
+                time.sleep(60)
         with context.stage("capture"):
             program = model.capture()
         with open(context.primary, "wb") as file:

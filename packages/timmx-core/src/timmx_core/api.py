@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core import options as option_data
 from timmx_core.backend import LoadedModel
-from timmx_core.errors import ArtifactError, RequestError, TimmxError, VerificationError
+from timmx_core.errors import (
+    ArtifactError,
+    OutputError,
+    RequestError,
+    TimmxError,
+    VerificationError,
+)
 from timmx_core.inspection import inspect_file
 from timmx_core.inspection import snippet as make_snippet
 from timmx_core.noise import Noise
@@ -57,7 +63,7 @@ def quiet(verbose: bool) -> Iterator[Noise]:
     with Noise(verbose=verbose) as noise:
         try:
             yield noise
-        except (RequestError, ArtifactError):
+        except (RequestError, ArtifactError, OutputError):
             raise
         except TimmxError as error:
             error.log_tail = noise.tail()

@@ -90,14 +90,32 @@ def _norms_with_statistics(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _set_statistics(model: torch.nn.Module, pixels: torch.Tensor) -> None:
+    """Of the activations in float64.
+
+    Each number of threads and each processor takes their sums in another order. In float64 these
+    come to the same statistics in float32, and so to the same file.
+    """
     import torch
 
     norms = _norms_with_statistics(model)
-    with torch.no_grad():
+    with torch.no_grad(), _double(model):
         with _only_training(norms):
-            model(pixels)
+            model(pixels.double())
         for norm in norms:
             _bound_variance(norm)
+
+
+@contextmanager
+def _double(model: torch.nn.Module) -> Iterator[None]:
+    """Every floating-point tensor of a model in float64, and as it was afterwards."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    types = {name: tensor.dtype for name, tensor in tensors}
+    model.double()
+    try:
+        yield
+    finally:
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor.data = tensor.data.to(types[name])
 
 
 def _bound_variance(norm: torch.nn.Module) -> None:

@@ -1,14 +1,52 @@
-"""Holding Ctrl-C and its like back for a moment, where half a step would leave a mess."""
+"""Ctrl-C and its like: held back for a moment, and what is cleaned up before a process ends.
+
+A program that is told to end does not unwind its stack: an exception that a handler raises within
+C++ code which calls Python ends the process with SIGABRT (torch has such places), and converters
+are known to swallow one. So what must not be left behind is known here.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+_cleanups: list[Callable[[], object]] = []
+
+
+def at_end(cleanup: Callable[[], object]) -> None:
+    """Have something done when a signal ends the process, until it is forgotten."""
+    _cleanups.append(cleanup)
+
+
+def forget(cleanup: Callable[[], object]) -> None:
+    """It has been done, or is no longer needed."""
+    with suppress(ValueError):
+        _cleanups.remove(cleanup)
+
+
+def clean_up() -> None:
+    """Do all of it, the latest first, after child processes were killed."""
+    _kill_children()
+    for cleanup in reversed(_cleanups):
+        with suppress(Exception):  # what fails does not keep the rest from being done
+            cleanup()
+
+
+def _kill_children() -> None:
+    with suppress(Exception):  # they end by themselves when they notice, or are gone already
+        import psutil
+
+        children = psutil.Process(os.getpid()).children(recursive=True)
+        for child in children:
+            with suppress(psutil.Error):
+                child.kill()
+        psutil.wait_procs(children, timeout=3)
 
 
 @contextmanager

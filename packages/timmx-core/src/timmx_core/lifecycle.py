@@ -238,7 +238,6 @@ class _Export:
         record_file.write_bytes(manifests.dump(record))
         self._refuse_bad(artifact, verdict, record_file)
         size = publishing.size_of((artifact.primary, *artifact.companions))
-        old = _old_members(self.target)
         with held_back():
             companions = publishing.publish(
                 artifact.primary,
@@ -248,7 +247,6 @@ class _Export:
                 overwrite=self.request.shared["overwrite"],
             )
             self.staging.published = True
-            publishing.remove_stale(self.target, old, members)
         return ExportResult(
             path=self.target,
             verdict=verdict,
@@ -314,15 +312,6 @@ def _renamed(members: Mapping[str, str], staged: str, final: str) -> dict[str, s
         final + name.removeprefix(staged) if name.split("/")[0] == staged else name: digest
         for name, digest in members.items()
     }
-
-
-def _old_members(target: Path) -> list[str]:
-    """What the record of an earlier file lists; nothing where there is no readable record."""
-    record = publishing.record_path(target)
-    try:
-        return list(manifests.parse(record.read_bytes(), "record")["members"])
-    except (OSError, TimmxError):
-        return []
 
 
 __all__ = ["check_model", "resolve_source", "run_export"]

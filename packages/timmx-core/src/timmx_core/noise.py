@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Self
 
+from timmx_core.interrupts import at_end, forget
 from timmx_core.paths import log_dir
 
 TAIL_LINES = 12
@@ -70,6 +71,7 @@ class Noise:
         except OSError:
             return os.open(os.devnull, os.O_WRONLY)
         self.log = Path(name)
+        at_end(self.log.unlink)
         return handle
 
     def __exit__(self, *_: object) -> None:
@@ -78,6 +80,7 @@ class Noise:
         if self.log is not None:
             with contextlib.suppress(OSError):
                 self.log.unlink()
+            forget(self.log.unlink)
 
     def _restore(self, saved: list[int]) -> None:
         _flush()

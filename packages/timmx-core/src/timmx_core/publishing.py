@@ -15,7 +15,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from timmx_core.errors import OutputError
+from timmx_core import manifest as manifests
+from timmx_core.errors import OutputError, TimmxError
 from timmx_core.moves import Moves, locked, put
 from timmx_core.staging import output_error
 
@@ -75,13 +76,12 @@ def publish(
     target: Path,
     *,
     overwrite: bool,
-    shared_names: frozenset[str] = frozenset(),
 ) -> tuple[Path, ...]:
     """Move staged files to their places: all of them, or none.
 
-    One run at a time does so in a folder, where the system can lock one.
+    Companions of a file that is replaced go, where the new one has none of that name. One run at a
+    time does so in a folder, where the system can lock one.
 
-    :param shared_names: companions named by content, which may be there already.
     :return: where the companions are now.
     :raises OutputError: a target exists, or cannot be written; then all is as it was.
     """
@@ -91,17 +91,19 @@ def publish(
     last = [(record, record_path(target)), (primary, target)]
     try:
         with locked(folder):
-            check_target(target, (p for p in places if p.name not in shared_names), overwrite)
+            check_target(target, places, overwrite)
+            old = _members(record_path(target))
             moves = Moves([*pairs, *last])
             moves.prepare()
             try:
                 for source, place in pairs:
-                    put(source, place, overwrite=overwrite or place.name in shared_names)
+                    put(source, place, overwrite=overwrite)
                 put(record, record_path(target), overwrite=True)
                 put(primary, target, overwrite=overwrite)
             except BaseException:
                 moves.undo()
                 raise
+            remove_stale(target, old, [target.name, *(place.name for place in places)])
     except FileExistsError:
         raise OutputError(
             f"{target} exists already", "replace it with --overwrite, or choose -o"
@@ -109,6 +111,14 @@ def publish(
     except OSError as error:
         raise output_error(error, target) from None
     return places
+
+
+def _members(record: Path) -> list[str]:
+    """What the record of an earlier file lists; nothing where there is no readable record."""
+    try:
+        return list(manifests.parse(record.read_bytes(), "record")["members"])
+    except (OSError, TimmxError):
+        return []
 
 
 def remove_stale(target: Path, old_members: Iterable[str], new_members: Iterable[str]) -> None:

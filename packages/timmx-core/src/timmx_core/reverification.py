@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from timmx_core.inspection import (
     read_embedded,
     read_record,
 )
+from timmx_core.interrupts import at_end, forget
 from timmx_core.measure import Reference
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.results import Verdict
@@ -82,7 +85,7 @@ def verify_file(
         except CannotRunHere as error:
             return Verdict("not verifiable here", error.message)
         try:
-            with tempfile.TemporaryDirectory(prefix="timmx-verify-") as scratch:
+            with _scratch() as scratch:
                 return verify_artifact(
                     backend,
                     _artifact(path, manifest),
@@ -91,7 +94,7 @@ def verify_file(
                     _precision(backend, manifest).floor_db,
                     options=options,
                     backend_of=manager.backend,
-                    scratch=Path(scratch) / "jobs",
+                    scratch=scratch / "jobs",
                     timeout=timeout,
                     labels=manifest.get("labels"),
                 )
@@ -100,6 +103,20 @@ def verify_file(
                 f"the temporary folder cannot be written: {error.strerror or error}",
                 "make room there, or name another one with TMPDIR",
             ) from error
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="timmx-verify-") as folder:
+
+        def remove() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+        at_end(remove)
+        try:
+            yield Path(folder)
+        finally:
+            forget(remove)
 
 
 def _without_manifest(path: Path, manager: PluginManager) -> Verdict | None:

@@ -20,7 +20,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from timmx_core.errors import OutputError
-from timmx_core.interrupts import held_back
+from timmx_core.interrupts import at_end, forget, held_back
 from timmx_core.moves import Moves
 
 PREFIX = ".timmx-staging-"
@@ -40,6 +40,7 @@ class Staging:
     def __enter__(self) -> Self:
         try:
             with held_back():
+                at_end(self._remove)
                 self._made = _make_parents(self.parent)
                 remove_dead(self.parent)
                 self.path, self._lock = _claim(self.parent)
@@ -53,13 +54,15 @@ class Staging:
 
     def __exit__(self, *_: object) -> None:
         with held_back():
-            if self._lock is not None:
-                shutil.rmtree(self.path, ignore_errors=True)
-                self._lock.release()
-            if not self.published:
-                self._remove_parents()
+            forget(self._remove)
+            self._remove()
 
-    def _remove_parents(self) -> None:
+    def _remove(self) -> None:
+        if self._lock is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._lock.release()
+        if self.published:
+            return
         for folder in self._made:
             # Not empty: somebody else has put something there meanwhile.
             with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from threading import current_thread, main_thread
 from traceback import walk_tb
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -32,14 +32,10 @@ from timmx_core.errors import (
     TimmxError,
     VerificationError,
 )
+from timmx_core.interrupts import NAMES, clean_up
 
-
-class Terminated(KeyboardInterrupt):
-    """A signal asked this process to end: whatever is under way cleans up behind itself."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+if TYPE_CHECKING:
+    from timmx_core.cli.terminal import Terminal
 
 
 def main() -> NoReturn:
@@ -55,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     if instruction := os.environ.get(COMPLETE_VARIABLE):
         return _complete(instruction)
     settings = Settings(json="--json" in arguments)
-    with closing(settings.terminal), _logging(settings), _signals():
+    with closing(settings.terminal), _logging(settings), _signals(settings.terminal):
         try:
             code = _invoke(list(arguments), settings)
         except BrokenPipeError:
@@ -64,9 +60,7 @@ def run(arguments: Sequence[str]) -> int:
             code = _report(_stdout_error(error) or error, settings)
         except Exception as error:  # noqa: BLE001 (the last place that can explain it)
             code = _report(error, settings)
-        except Terminated as end:
-            code = 128 + end.number
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # a library's own, or a second one
             settings.terminal.line("interrupted")
             code = EXIT_INTERRUPTED
     return code
@@ -216,24 +210,24 @@ def _logging(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack, so that staging is cleaned up behind them."""
-    names = ("SIGTERM", "SIGHUP") if current_thread() is main_thread() else ()
+def _signals(terminal: Terminal) -> Iterator[None]:
+    """End at once when told to, with nothing left behind (see `timmx_core.interrupts`)."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)  # a second one must not disturb the cleaning up
+        clean_up()
+        if number == signal.SIGINT:
+            terminal.last_line("interrupted")
+        os._exit(128 + number)
+
+    names = NAMES if current_thread() is main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     # One that is ignored (nohup) stays ignored.
-    taken = {n: signal.signal(n, _terminate) for n in numbers if _is_default(n)}
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    taken = {n: signal.signal(n, end) for n in numbers if signal.getsignal(n) in defaults}
     try:
         yield
     finally:
         for number, handler in taken.items():
             signal.signal(number, handler)
-
-
-def _is_default(number: int) -> bool:
-    return signal.getsignal(number) is signal.SIG_DFL
-
-
-def _terminate(number: int, _: FrameType | None) -> None:
-    # A second one must not interrupt the cleaning up.
-    signal.signal(number, signal.SIG_IGN)
-    raise Terminated(number)

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from timmx_core.cli.terminal import Terminal
+from timmx_core.interrupts import at_end, forget
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -31,6 +32,7 @@ class StageReporter:
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
+            forget(self.terminal.show_cursor)
         for note in dict.fromkeys(self.notes):
             self.terminal.note(note)
 
@@ -86,5 +88,6 @@ def _start_live(terminal: Terminal, reporter: StageReporter) -> Live:
         redirect_stdout=False,
         redirect_stderr=False,
     )
+    at_end(terminal.show_cursor)
     live.start()
     return live

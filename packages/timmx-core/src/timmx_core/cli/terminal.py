@@ -36,6 +36,18 @@ class Terminal:
         """One line: no markup is read in it, and it commands the terminal nothing."""
         self._write(harmless(text))
 
+    def last_line(self, text: str) -> None:
+        """A line of a process that ends in the middle of whatever it was writing."""
+        self._write_at_once(text + "\n")
+
+    def show_cursor(self) -> None:
+        """After a live line that did not come to its end: erased, and the cursor shown again."""
+        self._write_at_once("\r\x1b[2K\x1b[?25h")
+
+    def _write_at_once(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            os.write(self.stream.fileno(), text.encode())
+
     def labelled(self, label: str, text: str, colour: str | None = None) -> None:
         """`label: text`, the label in colour on a terminal; further lines are indented."""
         shown = click.style(label, fg=colour, bold=True) if self.colour else label

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
@@ -29,7 +30,9 @@ class Case:
     _lab: ClassVar[Lab]
 
     @pytest.fixture
-    def lab(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    def lab(
+        self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Lab]:
         """The format at work in a private home and folder, with what it made so far."""
         case = type(self)
         try:
@@ -40,9 +43,11 @@ class Case:
             folder = tmp_path_factory.mktemp(case.backend.name)
             case._lab = Lab(case.backend, case.others, case.options, folder, case.timeout)
         monkeypatch.setenv("TIMMX_HOME", str(case._lab.folder / "timmx-home"))
-        # More threads gain nothing on such models, and lose much on a machine that is busy.
+        # More threads gain nothing on such models, and lose much on a machine that is busy. Here
+        # as in child processes, since references differ in their last bits between the two.
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        return case._lab
+        with _one_thread():
+            yield case._lab
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test per precision, and per request that must be refused."""
@@ -55,3 +60,15 @@ class Case:
         if "unsupported_request" in metafunc.fixturenames:
             ids = [" ".join(f"{k}={v}" for k, v in given.items()) for given in case.unsupported]
             metafunc.parametrize("unsupported_request", list(case.unsupported), ids=ids)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -118,7 +118,8 @@ def test_image_scale_and_bias_are_exact_for_every_channel(tmp_path: Path) -> Non
     assert plain.path is not None
     got = load(image.path).run({"input": pixels})["output"]
     want = load(plain.path).run({"input": x})["output"]
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    # Rounding alone; a scale that is off by one of 255 is off by 4e-3.
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-4)
 
 
 def test_images_of_other_channels_are_refused(tmp_path: Path) -> None:

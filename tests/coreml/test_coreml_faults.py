@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import faults
 import numpy as np
 import pytest
-from fault_trials import SIZE, SMALL, export, refresh_record, try_fault, verify
+from fault_suite import SIZE, SMALL, FaultSuite
+from fault_trials import export, refresh_record, verify
 
 from timmx_coreml.backend import CoreMLBackend
 
@@ -19,15 +19,14 @@ pytest.importorskip("coremltools")
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="tests of the interpreter")
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
-SPOILT_IN_FP32 = {"precision": "fp32", "input_size": SIZE}
 
 
-@pytest.mark.parametrize("fault", faults.STRUCTURAL, ids=lambda fault: fault.name)
-def test_structural_faults(fault: faults.Fault, tmp_path: Path) -> None:
-    trial = try_fault(CoreMLBackend(), SMALL, fault, tmp_path, later=False, **SPOILT_IN_FP32)
-    # The format refuses some of them itself.
-    assert trial.exported in (6, 7), trial.reason
-    assert not trial.published
+class TestCoreML(FaultSuite):
+    backend = CoreMLBackend()
+    options: ClassVar[Mapping[str, Any]] = {"input_size": SIZE, "precision": "fp32"}
+    impossible: ClassVar[Mapping[str, str]] = {
+        "float64 outputs": "a program has none, and says of which type its outputs are",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -241,6 +241,14 @@ def test_sensitive_operators_stay_in_fp32(tmp_path: Path) -> None:
     assert any("kept in fp32" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("source", ["export", "trace"])
+def test_the_approximation_of_gelu_is_kept(tmp_path: Path, source: str) -> None:
+    """Exact in its place, it moved the output by 78 dB's worth, which fp32 must not pass."""
+    result = exported(tmp_path, "test_convnext", source=source, precision="fp32")
+    (row,) = result.verdict.measurements
+    assert (row.snr_db or 0) > 100
+
+
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     digests = []
     for number in range(2):

@@ -23,7 +23,12 @@ WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 class TestCoreML(FaultSuite):
     backend = CoreMLBackend()
-    options: ClassVar[Mapping[str, Any]] = {"input_size": SIZE, "precision": "fp32"}
+    # Tracing takes a third of the time, and what is tried here is the verdict.
+    options: ClassVar[Mapping[str, Any]] = {
+        "input_size": SIZE,
+        "precision": "fp32",
+        "source": "trace",
+    }
     impossible: ClassVar[Mapping[str, str]] = {
         "float64 outputs": "a program has none, and says of which type its outputs are",
     }

@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 import photo_trials  # noqa: E402
-import reference  # noqa: E402
+import reference  # type: ignore[import-not-found]  # noqa: E402
 import testdata  # noqa: E402
 
 from timmx_core.plugins import get_manager  # noqa: E402

@@ -198,7 +198,7 @@ def precisions(format: str) -> str:
             if "random" not in note
         )
         lines.append([label, *cells, _cell("; ".join(notes), 400)])
-    stated = next(
+    stated: Mapping[str, str] = next(
         (r["versions"] for rows in tried.values() for r in rows.values() if "versions" in r), {}
     )
     words = ", ".join(f"{n} {v}" for n, v in stated.items())

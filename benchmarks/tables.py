@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -180,8 +181,80 @@ def reference(name: str) -> str:
     return table(["model", "verdict", "dB", "MB"], [row[:-1] for row in rows], 2)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")[:160]
+def precisions(format: str) -> str:
+    """The reference architectures in every precision that was tried, a column each."""
+    names = sorted(p.stem.removeprefix("reference-") for p in RESULTS.glob(f"reference-{format}-*"))
+    tried = {
+        name.removeprefix(f"{format}-"): results(f"reference-{name}")["rows"] for name in names
+    }
+    labels = dict.fromkeys(label for rows in tried.values() for label in rows)
+    lines = []
+    for label in labels:
+        cells = [_rated(rows.get(label)) for rows in tried.values()]
+        notes = dict.fromkeys(
+            note
+            for rows in tried.values()
+            for note in rows.get(label, {}).get("notes") or ()
+            if "random" not in note
+        )
+        lines.append([label, *cells, _cell("; ".join(notes), 400)])
+    stated: Mapping[str, str] = next(
+        (r["versions"] for rows in tried.values() for r in rows.values() if "versions" in r), {}
+    )
+    words = ", ".join(f"{n} {v}" for n, v in stated.items())
+    return table(["model", *tried, "notes"], lines, 1) + f"\nWith {words}.\n"
+
+
+def _rated(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "not run"
+    if row["status"] == "verified":
+        return f"{row['snr_db']:.1f} dB"
+    return _cell(f"{row['status']}: {row['reason']}", 400)
+
+
+def photographs(format: str) -> str:
+    """A network with real weights on photographs, in every precision."""
+    rows = []
+    for precision, row in results(f"photographs-{format}").get("rows", {}).items():
+        of = row.get("photographs", 0)
+        rows.append(
+            [
+                f"`{precision}`",
+                row["status"],
+                f"{row['snr_db']:.1f}",
+                f"{row['size'] / 1e6:.1f}",
+                f"{row['same_class']} of {of}",
+                f"{row['right_class']} of {of}",
+                f"{row['right_label']} of {of}",
+            ]
+        )
+    header = ["precision", "verdict", "dB", "MB", "class as PyTorch", "class right", "label fits"]
+    return table(header, rows, 2)
+
+
+def beside(format: str) -> str:
+    """Time and memory of an export beside another program's."""
+    content = results(f"beside-{format}")
+    rows = []
+    for model, row in content.get("rows", {}).items():
+        cells = [
+            f"{_median(row[who][what]):.{digits}f}"
+            for what, digits in (("seconds", 1), ("megabytes", 0))
+            for who in ("timmx", "other")
+        ]
+        ratios = [f"{row['ratio_seconds']:.2f}", f"{row['ratio_megabytes']:.2f}"]
+        rows.append([model, *cells[:2], ratios[0], *cells[2:], ratios[1]])
+    other = content.get("other", "the other")
+    return table(["model", "s", f"s, {other}", "ratio", "MB", f"MB, {other}", "ratio"], rows, 1)
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def _cell(text: str, most: int = 160) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")[:most]
 
 
 def versions() -> str:
@@ -204,14 +277,22 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-versions": versions,
 }
 
+BY_FORMAT: Mapping[str, Callable[[str], str]] = {
+    "beside": beside,
+    "photographs": photographs,
+    "precisions": precisions,
+    "reference": reference,
+}
+
 
 def made(name: str) -> str:
     """The table of that name.
 
     :raises KeyError: there is none.
     """
-    if name.startswith("reference-"):
-        return reference(name.removeprefix("reference-"))
+    kind, _, rest = name.partition("-")
+    if kind in BY_FORMAT:
+        return BY_FORMAT[kind](rest)
     return TABLES[name]()
 
 

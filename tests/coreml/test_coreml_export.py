@@ -56,11 +56,11 @@ def test_the_default_is_fp16_for_ios16_and_verified(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("target", ["iOS15", "iOS17", "iOS18", "iOS26"])
+@pytest.mark.parametrize("target", ["iOS15", "iOS26"])
 def test_deployment_targets(tmp_path: Path, target: str) -> None:
     result = exported(tmp_path, "test_vit", input_size=None, minimum_deployment_target=target)
     assert result.verdict.status == "verified"
-    versions = {"iOS15": 6, "iOS17": 8, "iOS18": 9, "iOS26": 10}
+    versions = {"iOS15": 6, "iOS26": 10}
     assert description(result).version == versions[target]
 
 
@@ -82,7 +82,7 @@ def test_the_other_way_of_capturing_is_tried_and_recorded(tmp_path: Path) -> Non
     assert not (tmp_path / "unknown.mlpackage").exists()
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4", "palette6", "palette4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "palette4"])
 def test_compressed_files_are_judged_three_ways(tmp_path: Path, precision: str) -> None:
     plain = exported(tmp_path, name="plain.mlpackage")
     result = exported(tmp_path, precision=precision)
@@ -118,7 +118,8 @@ def test_image_scale_and_bias_are_exact_for_every_channel(tmp_path: Path) -> Non
     assert plain.path is not None
     got = load(image.path).run({"input": pixels})["output"]
     want = load(plain.path).run({"input": x})["output"]
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    # Rounding alone; a scale that is off by one of 255 is off by 4e-3.
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-4)
 
 
 def test_images_of_other_channels_are_refused(tmp_path: Path) -> None:
@@ -155,11 +156,10 @@ def test_a_dynamic_batch_is_verified_at_several_sizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option",
-    [{"sizes": "96x64,128x160"}, {"size_range": "32x32,128x128"}],
-    ids=lambda o: next(iter(o)),
+    ("option", "image"),
+    [({"sizes": "96x64,128x160"}, True), ({"size_range": "32x32,128x128"}, False)],
+    ids=["sizes", "range"],
 )
-@pytest.mark.parametrize("image", [False, True])
 def test_flexible_sizes(tmp_path: Path, option: dict[str, str], image: bool) -> None:
     result = exported(tmp_path, image_input=image, **option)
     assert result.verdict.status == "verified"
@@ -238,6 +238,14 @@ def test_sensitive_operators_stay_in_fp32(tmp_path: Path) -> None:
     kept = result.manifest["report"]["kept_in_fp32"]
     assert "reduce_mean" in kept
     assert any("kept in fp32" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("source", ["export", "trace"])
+def test_the_approximation_of_gelu_is_kept(tmp_path: Path, source: str) -> None:
+    """Exact in its place, it moved the output by 78 dB's worth, which fp32 must not pass."""
+    result = exported(tmp_path, "test_convnext", source=source, precision="fp32")
+    (row,) = result.verdict.measurements
+    assert (row.snr_db or 0) > 100
 
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:

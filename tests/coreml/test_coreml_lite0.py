@@ -1,52 +1,42 @@
-"""Real weights, photographs from JPEG, labels: what an app would get."""
+"""Real weights, photographs from JPEG, labels: what an app would get.
+
+All precisions are tried by `benchmarks/photographs.py`.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import photo_trials
 import pytest
-import torch
 
 import timmx_core
 from timmx_core.labels import imagenet_labels
 from timmx_coreml.labels import unique_labels
-from timmx_coreml.mil import load
 
 if TYPE_CHECKING:
     import testdata
 
 pytest.importorskip("coremltools")
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="tests of the interpreter")
-AGREE = {"fp16": 20, "fp32": 20, "int8": 19, "palette6": 18, "palette4": 0, "int4": 0}
 
 
 @pytest.fixture(scope="module")
-def pictures(lite0_dir: Path, photographs: list[testdata.Photograph]) -> tuple[Any, list[int]]:
-    """Pixels (20, H, W, 3) as timm crops them, and the classes that PyTorch sees in them."""
-    import timm
-    from PIL import Image
-    from timm.data import create_transform, resolve_model_data_config
-    from torchvision.transforms import Compose
-
-    model = timm.create_model(f"local-dir:{lite0_dir}", pretrained=True).eval()
-    config = resolve_model_data_config(model)
-    steps = create_transform(**config).transforms
-    crop = Compose([s for s in steps if type(s).__name__ in ("Resize", "CenterCrop")])
-    rest = Compose([s for s in steps if type(s).__name__ not in ("Resize", "CenterCrop")])
-    images = [crop(Image.open(p.path).convert("RGB")) for p in photographs]
-    with torch.no_grad():
-        classes = [int(model(rest(image)[None]).argmax()) for image in images]
-    return np.stack([np.asarray(image) for image in images]), classes
+def classes(lite0_dir: Path, photographs: list[testdata.Photograph]) -> list[int]:
+    """What PyTorch sees in the photographs."""
+    return photo_trials.classes_of_timm(lite0_dir, photographs)
 
 
-@pytest.mark.parametrize("precision", AGREE)
+@pytest.mark.parametrize(("precision", "least"), [("fp16", 20), ("fp32", 20), ("int8", 19)])
 def test_the_label_of_every_photograph(
     precision: str,
+    least: int,
+    classes: list[int],
     lite0_dir: Path,
-    pictures: tuple[np.ndarray, list[int]],
+    photographs: list[testdata.Photograph],
     tmp_path: Path,
 ) -> None:
     result = timmx_core.export(
@@ -56,15 +46,16 @@ def test_the_label_of_every_photograph(
         precision=precision,
         image_input=True,
         labels="imagenet-1k",
-        softmax=True,
         output=str(tmp_path / "lite0.mlpackage"),
     )
     assert result.verdict.status == "verified"
     assert result.path is not None
-    program = load(result.path)
-    pixels, wanted = pictures
     names = unique_labels(imagenet_labels())
-    given = [program.run({"input": image})["classLabel"] for image in pixels]
-    agreed = sum(label == names[want] for label, want in zip(given, wanted, strict=True))
-    print(f"{precision}: {agreed} of 20, {result.size} bytes")
-    assert agreed >= AGREE[precision]
+    agreed = 0
+    for wanted, (scores, label) in zip(
+        classes, photo_trials.outputs_of_file(result.path, photographs), strict=True
+    ):
+        assert str(label[0]) == names[int(np.argmax(scores))]
+        assert float(scores.sum()) == pytest.approx(1, abs=0.01)
+        agreed += str(label[0]) == names[wanted]
+    assert agreed >= least

@@ -34,9 +34,10 @@ def check(tmp_path: Path, constant: Any, want: np.ndarray, target: str) -> None:
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_affine_dequantize(dtype: type, axis: int, tmp_path: Path) -> None:
-    data = np.random.default_rng(0).integers(0, 100, (16, 32)).astype(dtype)
+    data: np.ndarray = np.random.default_rng(0).integers(0, 100, (16, 32)).astype(dtype)
     count = data.shape[axis]
-    scale, zero = np.abs(random(count)) + 0.01, np.arange(count).astype(dtype)
+    scale = np.abs(random(count)) + 0.01
+    zero: np.ndarray = np.arange(count).astype(dtype)
     shape = (-1, 1) if axis == 0 else (1, -1)
     want = (data.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
     check(

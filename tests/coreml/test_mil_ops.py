@@ -965,7 +965,7 @@ def test_gru(tmp_path: Path) -> None:
 
 def test_rnn(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    layer = torch.nn.RNN(3, 4)
+    layer: Any = torch.nn.RNN(3, 4)
     x, h = random(5, 2, 3), random(2, 4, seed=1)
     bias = (layer.bias_ih_l0 + layer.bias_hh_l0).detach().numpy()
     output, last = layer(t(x), t(h)[None])

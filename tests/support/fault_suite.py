@@ -241,7 +241,9 @@ class FaultSuite:
 
     def test_flipped_bits_of_weights(self, file: Path) -> None:
         """Found by the digest; by the measure where the record was refreshed, or is gone."""
-        loaded = timmx_core.load_model(self.model, **self.options)
+        own = {"precision", *(option.name for option in self.backend.options)}
+        shared = {name: value for name, value in self.options.items() if name not in own}
+        loaded = timmx_core.load_model(self.model, **shared)
         weights = list(faults.layer_weights(loaded.module).values())
         files = [path for path in file.parent.rglob("*") if path.is_file()]
         assert any(fault_trials.flip_weights(path, weights) for path in files)

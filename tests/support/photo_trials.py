@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ import timmx_core
 
 def classes_of_file(path: Path, photographs: Sequence[Photograph]) -> list[int]:
     """What the lines of `timmx inspect --snippet python` make of each photograph."""
+    return [int(np.argmax(outputs[0])) for outputs in outputs_of_file(path, photographs)]
+
+
+def outputs_of_file(path: Path, photographs: Sequence[Photograph]) -> Iterator[list[np.ndarray]]:
+    """All that they give for each, in the manifest's order."""
     code = timmx_core.snippet(timmx_core.inspect(path))
-    found = []
     for photograph in photographs:
         scope: dict[str, Any] = {}
         exec(code.replace("image.jpg", str(photograph.path)), scope)
-        found.append(int(np.argmax(scope["outputs"][0])))
-    return found
+        yield scope["outputs"]
 
 
 def classes_of_timm(folder: Path, photographs: Sequence[Photograph]) -> list[int]:

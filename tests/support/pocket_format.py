@@ -202,9 +202,9 @@ def _windows(x: np.ndarray, size: Any, stride: Any, padding: Any, fill: float) -
 
     height, width = padding
     pad = [(0, 0), (0, 0), (height, height), (width, width)]
-    views = np.lib.stride_tricks.sliding_window_view(
-        np.pad(x, pad, constant_values=fill), tuple(size), axis=(2, 3)
-    )
+    padded = np.pad(x, pad, constant_values=fill)
+    view: Any = np.lib.stride_tricks.sliding_window_view
+    views: np.ndarray = view(padded, tuple(size), axis=(2, 3))
     return views[:, :, :: stride[0], :: stride[1]]
 
 

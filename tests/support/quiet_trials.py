@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ from timmx_core.testing.distributions import fake_dist
 
 # All that an export has to say.
 LINES = re.compile(
-    r" *[\w ]+? +\d+\.\d s|note: the weights are random .*|file     .*|input    .*|output   .*"
-    r"|verdict  verified|         SNR .*|         by .*"
+    r" *[\w ()]+? +\d+\.\d s|note: the weights are random .*|file     .*|input    .*|output   .*"
+    r"|verdict  verified(?: \(reference interpreter\))?|         SNR .*|         by .*"
 )
 SCRIPT = """
 import sys
@@ -118,5 +119,7 @@ class QuietTests:
             assert done.returncode == 0, done.stderr
             assert [line.split()[0] for line in done.stdout.splitlines()] == expected
             assert done.stderr == ""
+            if target.is_dir():
+                shutil.rmtree(target)
             target.unlink(missing_ok=True)
         assert "tail 0" not in done.stdout

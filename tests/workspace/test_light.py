@@ -41,7 +41,7 @@ def imported_by(module: str) -> set[str]:
 
 
 def test_the_plugins_of_this_repository_are_here() -> None:
-    assert {"timmx_onnx.plugin", "timmx_torch.plugin"} <= set(PLUGINS)
+    assert {"timmx_coreml.plugin", "timmx_onnx.plugin", "timmx_torch.plugin"} <= set(PLUGINS)
 
 
 @pytest.mark.parametrize("module", CONTRACT + PLUGINS)

@@ -243,7 +243,7 @@ def _save(path: Path, array: np.ndarray) -> None:
     import numpy as np
 
     with path.open("wb") as file:
-        np.lib.format.write_array(_Stream(file), array, allow_pickle=False)
+        np.lib.format.write_array(_Stream(file), array, allow_pickle=False)  # type: ignore[no-untyped-call,unused-ignore]
 
 
 class _Stream:

@@ -45,7 +45,11 @@ _SUMS = (
     "square",
 )
 _PRODUCTS = ("einsum", "matmul", "scaled_dot_product_attention")
-_ELEMENTS = ("add", "mul", "sub", "concat", "erf", "gelu", "sigmoid", "silu", "tanh")
+_ELEMENTS = (
+    *("add", "mul", "sub", "maximum", "minimum", "concat", "avg_pool", "max_pool"),
+    *("clip", "elu", "erf", "gelu", "leaky_relu", "prelu", "relu", "relu6", "sigmoid"),
+    *("sigmoid_hard", "silu", "softplus", "tanh", "thresholded_relu"),
+)
 _LAYERS = ("conv", "conv_transpose", "linear")
 CIRCLES: tuple[frozenset[str], ...] = (
     frozenset(),

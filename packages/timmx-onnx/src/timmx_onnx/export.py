@@ -1,0 +1,180 @@
+"""One export, from a loaded model to an ONNX file in staging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
+from timmx_core.errors import ExportError
+from timmx_core.worker import run_probes
+from timmx_onnx import converter, half, metadata, storage
+from timmx_onnx.providers import CPU
+from timmx_onnx.runner import OnnxRunner
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FLOAT_FLOOR_DB = 80.0
+
+
+def export(model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+    """Convert, lower the precision, write, check.
+
+    :raises ExportError: names the operator that has no counterpart, and its module.
+    """
+    return _Export(model, request, context).run()
+
+
+@dataclass
+class _Made:
+    """What the precision made of the graph."""
+
+    graph: ir.Model
+    comparisons: list[Comparison] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class _Export:
+    def __init__(self, model: LoadedModel, request: ExportRequest, context: Context) -> None:
+        self.loaded = model
+        self.request = request
+        self.context = context
+        self.opset = int(request.options["opset"])
+
+    def run(self) -> Artifact:
+        made = self._lowered(self._converted())
+        operators = converter.operators(made.graph)
+        ir_version = made.graph.ir_version
+        with self.context.stage("write the ONNX file"):
+            stored = self._save(made.graph, self.context.primary)
+            check_file(self.context.primary, self.opset)
+        return Artifact(
+            primary=self.context.primary,
+            inputs=self.loaded.inputs,
+            outputs=self.loaded.outputs,
+            companions=(stored.data,) if stored.data else (),
+            comparisons=tuple(made.comparisons),
+            report={
+                "opset": self.opset,
+                "ir_version": ir_version,
+                "nodes": sum(operators.values()),
+                "operators": operators,
+                "external_data": stored.data.name if stored.data else None,
+                **made.report,
+            },
+            notes=tuple(made.notes),
+        )
+
+    def _converted(self) -> ir.Model:
+        model = self.loaded
+        with self.context.stage("capture"):
+            program = model.capture()
+        with self.context.stage("convert to ONNX"):
+            return converter.convert(
+                program, [i.name for i in model.inputs], [o.name for o in model.outputs], self.opset
+            )
+
+    def _lowered(self, graph: ir.Model) -> _Made:
+        name = self.request.precision.name
+        if name == "fp16":
+            with self.context.stage("cast to fp16"):
+                return self._cast(graph)
+        return _Made(graph)
+
+    # ---- fp16
+
+    def _cast(self, graph: ir.Model) -> _Made:
+        """fp16, with whatever must stay in fp32 kept there."""
+        large = half.too_large(graph, self._largest(graph))
+        floor = self.request.precision.floor_db
+        settled = half.settle_cast(graph, large, self._rate, floor)
+        emulated = self._scratch("emulated")
+        self._save(settled.emulated, emulated)
+        notes = []
+        if settled.kept:
+            notes.append(f"kept in fp32: {half.describe(graph, settled.kept)}")
+        return _Made(
+            settled.model,
+            [Comparison("in fp16 arithmetic", got=emulated)],
+            {"kept_in_fp32": list(settled.kept)},
+            notes,
+        )
+
+    def _largest(self, graph: ir.Model) -> dict[str, float]:
+        watched, about = half.watched(graph)
+        path = self._scratch("watched")
+        self._save(watched, path)
+        try:
+            return half.largest_results(path, about, self._batches())
+        finally:
+            self._discard(path)
+
+    # ---- trials
+
+    def _rate(self, graph: ir.Model) -> float:
+        """How near a graph comes to PyTorch, over the images of the verification."""
+        path = self._scratch("attempt")
+        self._save(graph.clone(), path)
+        try:
+            return self.rate_file(path)
+        finally:
+            self._discard(path)
+
+    def rate_file(self, path: Path) -> float:
+        """Likewise, a file."""
+        port = self.loaded.inputs[0]
+        with OnnxRunner(path, (CPU,)) as runner:
+            outputs = run_probes(runner, {port.name: self.context.probes(port)}, self._batch())
+        return self.context.snr_db(outputs)
+
+    def _batches(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """The images of the verification, as many at a time as the file takes."""
+        port = self.loaded.inputs[0]
+        images = self.context.probes(port)
+        size = self._batch()
+        for start in range(0, len(images), size):
+            index = np.arange(start, start + size) % len(images)
+            yield {port.name: images[index]}
+
+    def _batch(self) -> int:
+        batch = self.loaded.inputs[0].shape[0]
+        return batch if isinstance(batch, int) else batch[0]
+
+    # ---- files
+
+    def _scratch(self, name: str) -> Path:
+        folder = self.context.staging / name
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}.onnx"
+
+    def _save(self, graph: ir.Model, path: Path) -> storage.Stored:
+        """Write, and take the weights out of the graph."""
+        return storage.save(graph, path, self.request.options["external_data"])
+
+    def _discard(self, path: Path) -> None:
+        for file in path.parent.iterdir():
+            file.unlink()
+        path.parent.rmdir()
+
+
+def check_file(path: Path, opset: int) -> None:
+    """Check the written file: its opset, and the whole of onnx's rules with strict inference.
+
+    :raises ExportError: the file breaks them.
+    """
+    import onnx
+
+    written = metadata.read_header(path).opset
+    if written != opset:
+        raise ExportError(f"the file declares opset {written}, where {opset} was asked for")
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(f"onnx finds the file invalid: {reason}") from error

@@ -24,7 +24,6 @@ from timmx_onnx.providers import CPU
 from timmx_onnx.wire import WireError
 
 
-
 class OnnxBackend(Backend):
     """ONNX through torch.onnx, run by onnxruntime."""
 
@@ -34,6 +33,13 @@ class OnnxBackend(Backend):
     precisions = (
         Precision("fp32", "float32", "float32", floor_db=80.0),
         Precision("fp16", "float16", "float16", floor_db=30.0),
+        Precision("int8", "int8 per channel", "uint8", floor_db=5.0, calibrated=True),
+        Precision(
+            "dynamic-int8",
+            "int8 per channel",
+            "uint8 in matrix products, float32 in convolutions",
+            floor_db=5.0,
+        ),
     )
     requires = ("onnx>=1.20", "onnxruntime>=1.24", "onnxscript>=0.7")
     options = (
@@ -44,6 +50,13 @@ class OnnxBackend(Backend):
             "Weights in a file of their own: auto is where the model has over 2 GB.",
             "auto",
             choices=("auto", "always", "never"),
+        ),
+        Option(
+            "calibration_method",
+            "str",
+            "How the ranges of activations follow from the calibration images (int8).",
+            "percentile",
+            choices=("percentile", "minmax", "entropy"),
         ),
         Option(
             "provider",

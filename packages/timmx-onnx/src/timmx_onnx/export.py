@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError
+from timmx_core.measure import CAP_DB, decibels
 from timmx_core.worker import run_probes
-from timmx_onnx import converter, half, metadata, storage
+from timmx_onnx import converter, half, metadata, quantization, storage
 from timmx_onnx.providers import CPU
 from timmx_onnx.runner import OnnxRunner
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 FLOAT_FLOOR_DB = 80.0
+# By how much a file must come nearer for what stands between its layers to be left in float.
+WORTH_DB = 1.0
+TRIED = 16  # calibration images on which that is found out
 
 
 def export(model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
@@ -85,6 +91,10 @@ class _Export:
         if name == "fp16":
             with self.context.stage("cast to fp16"):
                 return self._cast(graph)
+        if name == "int8":
+            return self._quantized(graph, self._static)
+        if name == "dynamic-int8":
+            return self._quantized(graph, self._dynamic)
         return _Made(graph)
 
     # ---- fp16
@@ -114,6 +124,70 @@ class _Export:
             return half.largest_results(path, about, self._batches())
         finally:
             self._discard(path)
+
+    # ---- int8
+
+    def _quantized(self, graph: ir.Model, quantize: Callable[[Path, Path], _Made]) -> _Made:
+        """Quantize a float file, and leave that to be judged by itself."""
+        plain = self._scratch("float")
+        if storage.save(graph, plain, "auto").data is not None:
+            raise ExportError(
+                f"--precision {self.request.precision.name} cannot be had of a model of over 2 GB: "
+                "onnxruntime's quantizer holds it in one protobuf message",
+                "leave it in --precision fp16",
+            )
+        with self.context.stage("quantize"), scratch(self.context.staging) as folder:
+            made = quantize(plain, folder)
+        converter.strip(made.graph)
+        made.comparisons.append(Comparison("float file", got=plain, floor_db=FLOAT_FLOOR_DB))
+        weights = made.graph.graph.initializers.values()
+        if not any(value.dtype == ir.DataType.INT8 for value in weights):
+            raise ExportError(
+                f"no weight of the model is large enough for --precision "
+                f"{self.request.precision.name}",
+                "leave it in --precision fp16",
+            )
+        return made
+
+    def _dynamic(self, plain: Path, folder: Path) -> _Made:
+        return _Made(quantization.quantize_dynamic(plain, folder))
+
+    def _static(self, plain: Path, folder: Path) -> _Made:
+        """In integers throughout, unless the file comes nearer with the layers alone in them."""
+        method = self.request.options["calibration_method"]
+        images = list(quantization.rebatched(self.context.calibration(), self._batch()))
+        ranges = quantization.calibrate(plain, images, method, folder)
+        want = self._answers(plain, images)
+        rated = []
+        for between in (quantization.BETWEEN, ()):
+            operators = (*quantization.LAYERS, *between)
+            model = quantization.insert_qdq(plain, ranges, operators=operators)
+            path = self._scratch("attempt")
+            self._save(model.clone(), path)
+            rated.append((distance_db(want, self._answers(path, images)), operators, model))
+            self._discard(path)
+        (whole_db, *_), (layers_db, *_) = rated
+        snr_db, operators, model = rated[layers_db > whole_db + WORTH_DB]
+        kinds = sorted(set(operators) & {node.op_type for node in model.graph})
+        notes = []
+        if "Add" not in operators and layers_db > whole_db + WORTH_DB:
+            notes.append(
+                f"only layers are in int8: {layers_db:.1f} dB on the calibration images, instead "
+                f"of {whole_db:.1f} with what stands between them"
+            )
+        report = {
+            "quantized": kinds,
+            "calibration_method": method,
+            "calibration_snr_db": round(snr_db, 2),
+        }
+        return _Made(model, report=report, notes=notes)
+
+    def _answers(self, path: Path, images: Sequence[Mapping[str, np.ndarray]]) -> list[np.ndarray]:
+        """What a file gives for some of the calibration images, output by output."""
+        some = images[: max(1, TRIED // self._batch())]
+        with OnnxRunner(path, (CPU,)) as runner:
+            rows = [runner.run(batch) for batch in some]
+        return [np.concatenate([row[o.name] for row in rows]) for o in self.loaded.outputs]
 
     # ---- trials
 
@@ -161,6 +235,34 @@ class _Export:
         for file in path.parent.iterdir():
             file.unlink()
         path.parent.rmdir()
+
+
+@contextmanager
+def scratch(staging: Path) -> Iterator[Path]:
+    """A folder in staging, where the quantizer's temporary files lie, too."""
+    folder = staging / "quantizer"
+    folder.mkdir()
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield folder
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder)
+
+
+def distance_db(want: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
+    """Signal over noise between two files' answers, over the worst output."""
+    worst = CAP_DB
+    for a, b in zip(want, got, strict=True):
+        wide = a.astype(np.float64)
+        # Of a single image nothing varies but over its own positions.
+        centre = wide.mean(0) if len(wide) > 1 else wide.mean()
+        noise = float(((wide - b) ** 2).mean())
+        if not math.isfinite(noise):
+            return -CAP_DB
+        worst = min(worst, decibels(float(((wide - centre) ** 2).mean()), noise))
+    return worst
 
 
 def check_file(path: Path, opset: int) -> None:

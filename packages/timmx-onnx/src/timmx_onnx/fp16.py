@@ -8,7 +8,7 @@ float16 graph in float32, so that an overflow that every GPU would meet shows no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ class _Caster:
             replacement = self._cast_of(value, HALF)
             _replace(narrow, replacement)
 
-    def _narrow_result(self, node: Node, value: Value, wide: list[tuple[Node, int]]) -> None:
+    def _narrow_result(self, node: Node, value: Value, wide: Sequence[tuple[Node, int]]) -> None:
         if node.op_type == "Cast":
             node.attributes["to"] = ir.AttrInt64("to", HALF.value)
         _narrow_constant(node)
@@ -126,7 +126,7 @@ class _Caster:
         elif wide:
             _replace(wide, self._cast_of(value, FLOAT))
 
-    def _widen_output(self, value: Value, wide: list[tuple[Node, int]]) -> None:
+    def _widen_output(self, value: Value, wide: Sequence[tuple[Node, int]]) -> None:
         name = value.name
         value.name = f"{name}_fp16"
         result = self._cast_of(value, FLOAT)
@@ -136,7 +136,9 @@ class _Caster:
                 self.graph.outputs[index] = result
         _replace(wide, result)
 
-    def _narrow_weight(self, value: Value, narrow: list[tuple[Node, int]], shared: bool) -> None:
+    def _narrow_weight(
+        self, value: Value, narrow: Sequence[tuple[Node, int]], shared: bool
+    ) -> None:
         array = _numbers(value).astype(np.float16)
         if not shared:
             _set_tensor(value, array)
@@ -177,6 +179,7 @@ def _set_tensor(value: Value, array: np.ndarray) -> None:
 
 
 def _numbers(value: Value) -> np.ndarray:
+    assert value.const_value is not None
     array: np.ndarray = value.const_value.numpy()
     return array
 
@@ -314,7 +317,7 @@ def _round(graph: Graph, node: Node, value: Value) -> None:
     else:
         _set_type(value, FLOAT)
         narrow = _after(graph, node, value, HALF, shape)
-        node = narrow.producer()
+        node = narrow.producer() or node
     wide = _after(graph, node, narrow, FLOAT, shape)
     _replace(uses, wide)
 

@@ -167,7 +167,9 @@ def _takers(value: Any) -> Iterator[Node]:
                 yield from _takers(output)
 
 
-def largest_results(path: Path, about: Mapping[str, str], batches: Iterable[Any]) -> dict[str, float]:
+def largest_results(
+    path: Path, about: Mapping[str, str], batches: Iterable[Any]
+) -> dict[str, float]:
     """Run a watched graph.
 
     :param batches: inputs by name.

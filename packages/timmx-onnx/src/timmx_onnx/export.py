@@ -17,8 +17,9 @@ import onnx_ir as ir
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError
 from timmx_core.measure import CAP_DB, decibels
+from timmx_core.settling import MARGIN_DB
 from timmx_core.worker import run_probes
-from timmx_onnx import converter, half, metadata, quantization, storage
+from timmx_onnx import converter, half, metadata, optimization, quantization, storage
 from timmx_onnx.providers import CPU
 from timmx_onnx.runner import OnnxRunner
 
@@ -82,9 +83,18 @@ class _Export:
         with self.context.stage("capture"):
             program = model.capture()
         with self.context.stage("convert to ONNX"):
-            return converter.convert(
+            graph = converter.convert(
                 program, [i.name for i in model.inputs], [o.name for o in model.outputs], self.opset
             )
+        return self._optimised(graph)
+
+    def _optimised(self, graph: ir.Model) -> ir.Model:
+        """The graph made faster; as it was where that spoils it."""
+        better = graph.clone()
+        if not optimization.fold_scales(better):
+            return graph
+        with self.context.stage("optimise"):
+            return better if self._rate(better) >= FLOAT_FLOOR_DB + MARGIN_DB else graph
 
     def _lowered(self, graph: ir.Model) -> _Made:
         name = self.request.precision.name

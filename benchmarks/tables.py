@@ -195,6 +195,54 @@ def versions() -> str:
     return table(["command", "versions"], rows, 2)
 
 
+def families(format: str) -> str:
+    """How the precisions of a format fare over timm's families."""
+    found = results(f"families-{format}").get("rows", {})
+    by_precision: dict[str, list[Mapping[str, Any]]] = {}
+    for family in found.values():
+        for precision, row in family["precisions"].items():
+            by_precision.setdefault(precision, []).append(row)
+    rows = []
+    for precision, tried in by_precision.items():
+        values = sorted(r["snr_db"] for r in tried if r.get("snr_db") is not None)
+        verified = count(tried, lambda row: row["status"] == "verified")
+        shown = [values[0], values[len(values) // 10], values[len(values) // 2]] if values else []
+        top1 = [r["top1"] for r in tried if r.get("top1") is not None]
+        mean = f"{100 * sum(top1) / len(top1):.0f} %" if top1 else ""
+        figures = [f"{value:.1f}" for value in shown] or ["", "", ""]
+        rows.append([f"`{precision}`", str(len(tried)), verified, *figures, mean])
+    header = ["precision", "families", "verified", "least dB", "tenth", "median", "top-1 equal"]
+    return table(header, rows, 1)
+
+
+def unverified(format: str) -> str:
+    """The families that did not end verified, and why."""
+    rows = [
+        [family, content["model"], f"`{precision}`", row["status"], _cell(row.get("reason") or "")]
+        for family, content in results(f"families-{format}").get("rows", {}).items()
+        for precision, row in content["precisions"].items()
+        if row["status"] != "verified"
+    ]
+    return table(["family", "model", "precision", "verdict", "reason"], rows, 5)
+
+
+PASSES = ("optimizer", "fusions", "basic", "extended", "onnxslim")
+
+
+def latency(labels: tuple[str, ...]) -> str:
+    """Files of each model, as ratios to the one in fp32."""
+    rows = [
+        [
+            model,
+            f"{row['fp32']['ms']:.1f} ms",
+            *(f"{row[name]['ratio']:.2f}" if name in row else "" for name in labels),
+        ]
+        for model, row in results("latency-onnx").get("rows", {}).items()
+        if any(name in row for name in labels)
+    ]
+    return table(["model", "fp32", *labels], rows, 1)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "faults-structural": structural,
     "faults-layers": layers,
@@ -202,6 +250,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-layer-files": layer_files,
     "faults-clean": clean,
     "faults-versions": versions,
+    "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
+    "latency-passes": lambda: latency(PASSES),
 }
 
 
@@ -212,6 +262,10 @@ def made(name: str) -> str:
     """
     if name.startswith("reference-"):
         return reference(name.removeprefix("reference-"))
+    if name.startswith("families-"):
+        return families(name.removeprefix("families-"))
+    if name.startswith("unverified-"):
+        return unverified(name.removeprefix("unverified-"))
     return TABLES[name]()
 
 

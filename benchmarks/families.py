@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -49,11 +48,13 @@ def shared_conversion() -> Iterator[None]:
             kept.append(convert(*given))
         return kept[0].clone()
 
-    Capturer.__call__, converter.convert = capture_once, convert_once  # type: ignore[method-assign]
+    setattr(Capturer, "__call__", capture_once)  # noqa: B010
+    setattr(converter, "convert", convert_once)  # noqa: B010
     try:
         yield
     finally:
-        Capturer.__call__, converter.convert = capture, convert  # type: ignore[method-assign]
+        setattr(Capturer, "__call__", capture)  # noqa: B010
+        setattr(converter, "convert", convert)  # noqa: B010
 
 
 def run_family(format: str, model: str, pipe: int) -> None:
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="families, with commas")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--again", action="store_true", help="run finished rows again")
-    parser.add_argument("--timeout", type=float, default=600)
+    parser.add_argument("--timeout", type=float, default=1800)
     chosen = parser.parse_args()
     out = RESULTS / f"families-{chosen.format}.json"
     content: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"rows": {}}
@@ -192,4 +193,4 @@ def save(content: dict[str, Any], format: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -45,7 +44,7 @@ def write_weights(model: str, folder: Path) -> Path:
     from timmx_core.initialisation import make_informative
 
     torch.manual_seed(0)
-    network = timm.create_model(model).eval()
+    network: Any = timm.create_model(model).eval()
     size = network.pretrained_cfg.get("test_input_size") or network.pretrained_cfg["input_size"]
     make_informative(network, torch.rand(4, *size), 0)
     path = folder / "weights.safetensors"
@@ -108,7 +107,7 @@ def optimised(base: Path, folder: Path) -> dict[str, Path]:
         onnxruntime.InferenceSession(str(base), options, providers=["CPUExecutionProvider"])
     try:
         import onnx
-        import onnxslim
+        import onnxslim  # type: ignore[import-untyped]
     except ImportError:
         print("onnxslim is not installed, and left out")
     else:
@@ -192,4 +191,4 @@ def save(content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -243,6 +243,21 @@ def latency(labels: tuple[str, ...]) -> str:
     return table(["model", "fp32", *labels], rows, 1)
 
 
+def calibration() -> str:
+    """Ways to quantize one model with real weights."""
+    rows = [
+        [
+            label,
+            "" if row["snr_db"] == 200 else f"{row['snr_db']:.1f}",
+            str(row["agree"]),
+            f"{row['ms']:.1f}",
+            f"{row['size'] / 1e6:.1f}",
+        ]
+        for label, row in results("calibration-onnx").get("rows", {}).items()
+    ]
+    return table(["file", "dB", "same class, of 10", "ms", "MB"], rows, 1)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "faults-structural": structural,
     "faults-layers": layers,
@@ -250,6 +265,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-layer-files": layer_files,
     "faults-clean": clean,
     "faults-versions": versions,
+    "calibration-onnx": calibration,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),
 }

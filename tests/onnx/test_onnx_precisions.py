@@ -98,10 +98,10 @@ class Large(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cnn = tiny_cnn()
+        self.cnn: Any = tiny_cnn()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        trunk = self.cnn.trunk(x)
+        trunk: torch.Tensor = self.cnn.trunk(x)
         return self.cnn.head(((trunk * 1e6).relu() / 1e6).mean((2, 3)))
 
 

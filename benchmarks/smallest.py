@@ -17,7 +17,18 @@ from typing import Any
 
 TRIED = 10  # of one family
 # Words of small models, the smallest first, and of large ones.
-SMALL = ("atto", "femto", "pico", "nano", "xxs", "xx_small", "extra_tiny", "xtiny", "tiny", "_ti")
+SMALL: tuple[str, ...] = (
+    "atto",
+    "femto",
+    "pico",
+    "nano",
+    "xxs",
+    "xx_small",
+    "extra_tiny",
+    "xtiny",
+    "tiny",
+    "_ti",
+)
 SMALL += ("xs", "x_small", "050", "small", "_s", "m0", "s0", "b0", "_0", "mini", "light", "_t")
 LARGE = ("large", "huge", "giant", "gigantic", "so400m", "_xl", "xxl", "_l", "_h", "_g", "base")
 

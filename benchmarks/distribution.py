@@ -23,10 +23,9 @@ def points(content: dict[str, Any]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for family in content["rows"].values():
         for precision, row in family["precisions"].items():
-            figures = [row.get("snr_db"), *(row.get("beside") or {}).values()]
             # A float file beside a quantized one is not the precision that is drawn.
-            own = figures[:1] if "int8" in precision else figures
-            known = [figure for figure in own if figure is not None]
+            beside = [v for name, v in row.get("beside", {}).items() if name != "float file"]
+            known = [figure for figure in (row.get("snr_db"), *beside) if figure is not None]
             found.setdefault(precision, []).extend([min(known)] if known else [])
     return found
 

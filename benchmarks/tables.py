@@ -204,7 +204,7 @@ def families(format: str) -> str:
             by_precision.setdefault(precision, []).append(row)
     rows = []
     for precision, tried in by_precision.items():
-        values = sorted(r["snr_db"] for r in tried if r.get("snr_db") is not None)
+        values = sorted(_least_db(row) for row in tried if row.get("snr_db") is not None)
         verified = count(tried, lambda row: row["status"] == "verified")
         shown = [values[0], values[len(values) // 10], values[len(values) // 2]] if values else []
         top1 = [r["top1"] for r in tried if r.get("top1") is not None]
@@ -215,6 +215,12 @@ def families(format: str) -> str:
     return table(header, rows, 1)
 
 
+def _least_db(row: Mapping[str, Any]) -> float:
+    """Of the file, or of its arithmetic; a float file beside it is another precision."""
+    beside = [value for name, value in row["beside"].items() if name != "float file"]
+    return float(min([row["snr_db"], *beside]))
+
+
 def unverified(format: str) -> str:
     """The families that did not end verified, and why."""
     rows = [
@@ -223,6 +229,8 @@ def unverified(format: str) -> str:
         for precision, row in content["precisions"].items()
         if row["status"] != "verified"
     ]
+    if not rows:
+        return "None.\n"
     return table(["family", "model", "precision", "verdict", "reason"], rows, 5)
 
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -77,6 +78,15 @@ def files_of(
         else:
             print(f"{model}: the other exporter failed: {done.stdout[-300:]}{done.stderr[-300:]}")
     if chosen.passes:
+        files["unfolded"] = folder / "unfolded.onnx"
+        with mock.patch("timmx_onnx.optimization.fold_scales", return_value=0):
+            timmx_core.export(
+                "onnx",
+                model,
+                output=str(files["unfolded"]),
+                verify=False,
+                checkpoint=str(weights),
+            )
         files |= optimised(files[BASE], folder)
     return files
 

@@ -234,7 +234,7 @@ def unverified(format: str) -> str:
     return table(["family", "model", "precision", "verdict", "reason"], rows, 5)
 
 
-PASSES = ("optimizer", "fusions", "basic", "extended", "onnxslim")
+PASSES = ("unfolded", "optimizer", "fusions", "basic", "extended", "onnxslim")
 
 
 def latency(labels: tuple[str, ...]) -> str:

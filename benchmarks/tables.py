@@ -268,6 +268,77 @@ def versions() -> str:
     return table(["command", "versions"], rows, 2)
 
 
+def families(format: str) -> str:
+    """How the precisions of a format fare over timm's families."""
+    found = results(f"families-{format}").get("rows", {})
+    by_precision: dict[str, list[Mapping[str, Any]]] = {}
+    for family in found.values():
+        for precision, row in family["precisions"].items():
+            by_precision.setdefault(precision, []).append(row)
+    rows = []
+    for precision, tried in by_precision.items():
+        values = sorted(_least_db(row) for row in tried if row.get("snr_db") is not None)
+        verified = count(tried, lambda row: row["status"] == "verified")
+        shown = [values[0], values[len(values) // 10], values[len(values) // 2]] if values else []
+        top1 = [r["top1"] for r in tried if r.get("top1") is not None]
+        mean = f"{100 * sum(top1) / len(top1):.0f} %" if top1 else ""
+        figures = [f"{value:.1f}" for value in shown] or ["", "", ""]
+        rows.append([f"`{precision}`", str(len(tried)), verified, *figures, mean])
+    header = ["precision", "families", "verified", "least dB", "tenth", "median", "top-1 equal"]
+    return table(header, rows, 1)
+
+
+def _least_db(row: Mapping[str, Any]) -> float:
+    """Of the file, or of its arithmetic; a float file beside it is another precision."""
+    beside = [value for name, value in row["beside"].items() if name != "float file"]
+    return float(min([row["snr_db"], *beside]))
+
+
+def unverified(format: str) -> str:
+    """The families that did not end verified, and why."""
+    rows = [
+        [family, content["model"], f"`{precision}`", row["status"], _cell(row.get("reason") or "")]
+        for family, content in results(f"families-{format}").get("rows", {}).items()
+        for precision, row in content["precisions"].items()
+        if row["status"] != "verified"
+    ]
+    if not rows:
+        return "None.\n"
+    return table(["family", "model", "precision", "verdict", "reason"], rows, 5)
+
+
+PASSES = ("unfolded", "optimizer", "fusions", "basic", "extended", "onnxslim")
+
+
+def latency(labels: tuple[str, ...]) -> str:
+    """Files of each model, as ratios to the one in fp32."""
+    rows = [
+        [
+            model,
+            f"{row['fp32']['ms']:.1f} ms",
+            *(f"{row[name]['ratio']:.2f}" if name in row else "" for name in labels),
+        ]
+        for model, row in results("latency-onnx").get("rows", {}).items()
+        if any(name in row for name in labels)
+    ]
+    return table(["model", "fp32", *labels], rows, 1)
+
+
+def calibration() -> str:
+    """Ways to quantize one model with real weights."""
+    rows = [
+        [
+            label,
+            "" if row["snr_db"] == 200 else f"{row['snr_db']:.1f}",
+            str(row["agree"]),
+            f"{row['ms']:.1f}",
+            f"{row['size'] / 1e6:.1f}",
+        ]
+        for label, row in results("calibration-onnx").get("rows", {}).items()
+    ]
+    return table(["file", "dB", "same class, of 10", "ms", "MB"], rows, 1)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "faults-structural": structural,
     "faults-layers": layers,
@@ -275,13 +346,18 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-layer-files": layer_files,
     "faults-clean": clean,
     "faults-versions": versions,
+    "calibration-onnx": calibration,
+    "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
+    "latency-passes": lambda: latency(PASSES),
 }
 
 BY_FORMAT: Mapping[str, Callable[[str], str]] = {
     "beside": beside,
+    "families": families,
     "photographs": photographs,
     "precisions": precisions,
     "reference": reference,
+    "unverified": unverified,
 }
 
 

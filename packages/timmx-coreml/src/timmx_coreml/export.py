@@ -17,6 +17,7 @@ from timmx_core.backend import (
     TensorSpec,
 )
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
+from timmx_core.settling import MARGIN_DB, settle
 from timmx_core.worker import run_probes
 from timmx_coreml import compression, precision, storage
 from timmx_coreml.converter import (
@@ -143,7 +144,7 @@ class _Export:
             compute = precision.compute_precision("fp16", kept)
             return convert(captured, self.plan, compute, self.context)
 
-        best = precision.settle(attempt, self._rate, FLOAT_FLOOR_DB["fp16"])
+        best = settle(precision.CIRCLES, attempt, self._rate, FLOAT_FLOOR_DB["fp16"])
         made = _Made(best.model, captured, best.kept)
         if best.kept:
             present = sorted(best.kept & set(_kinds(best.model)))
@@ -163,7 +164,7 @@ class _Export:
             with ReferenceRunner(path) as runner:
                 outputs = run_probes(runner, inputs, batch if isinstance(batch, int) else batch[0])
         except CannotRunHere:
-            return precision.MARGIN_DB + 200.0  # nothing to be said; the verdict will say so
+            return MARGIN_DB + 200.0  # nothing to be said; the verdict will say so
         finally:
             shutil.rmtree(path)
         names = {o.name for o in self.loaded.outputs}

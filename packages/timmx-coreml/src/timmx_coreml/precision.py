@@ -7,8 +7,7 @@ program does what PyTorch does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,6 @@ from timmx_core.backend import TensorSpec
 
 if TYPE_CHECKING:
     import torch
-
-MARGIN_DB = 1.0
-"""Beyond the floor, so that another order of summation cannot fail the file."""
 
 _SUMS = (
     "batch_norm",
@@ -59,37 +55,6 @@ CIRCLES: tuple[frozenset[str], ...] = (
     frozenset(_SUMS + _PRODUCTS + _ELEMENTS + _LAYERS),
 )
 """Kinds of operation that are kept in fp32, tried in turn."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One conversion, and how near it came."""
-
-    kept: frozenset[str]
-    snr_db: float
-    model: Any
-
-
-def settle(
-    convert: Callable[[frozenset[str]], Any],
-    rate: Callable[[Any], float],
-    floor_db: float,
-) -> Attempt:
-    """The first conversion that is good enough; else the best.
-
-    :param convert: makes a model with these kinds of operation in fp32.
-    :param rate: the signal-to-noise ratio of a converted model.
-    """
-    best: Attempt | None = None
-    for kept in CIRCLES:
-        model = convert(kept)
-        attempt = Attempt(kept, rate(model), model)
-        if attempt.snr_db >= floor_db + MARGIN_DB:
-            return attempt
-        if best is None or attempt.snr_db > best.snr_db:
-            best = attempt
-    assert best is not None
-    return best
 
 
 def compute_precision(precision: str, kept: frozenset[str]) -> Any:

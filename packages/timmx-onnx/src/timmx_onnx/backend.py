@@ -17,12 +17,11 @@ from timmx_core.backend import (
     Precision,
     Runner,
 )
-from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, MissingDependency
+from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
 from timmx_onnx import metadata
 from timmx_onnx.opsets import DEFAULT, check_opset
+from timmx_onnx.providers import CPU
 from timmx_onnx.wire import WireError
-
-CPU = "CPUExecutionProvider"
 
 
 class OnnxBackend(Backend):
@@ -31,7 +30,17 @@ class OnnxBackend(Backend):
     name = "onnx"
     help = "ONNX, for onnxruntime and many others."
     suffixes = (".onnx",)
-    precisions = (Precision("fp32", "float32", "float32", floor_db=80.0),)
+    precisions = (
+        Precision("fp32", "float32", "float32", floor_db=80.0),
+        Precision("fp16", "float16", "float16", floor_db=30.0),
+        Precision("int8", "int8 per channel", "uint8", floor_db=5.0, calibrated=True),
+        Precision(
+            "dynamic-int8",
+            "int8 per channel",
+            "uint8 in matrix products, float32 in convolutions",
+            floor_db=5.0,
+        ),
+    )
     requires = ("onnx>=1.20", "onnxruntime>=1.24", "onnxscript>=0.7")
     options = (
         Option("opset", "int", "Version of the ONNX operators.", DEFAULT, minimum=1),
@@ -41,6 +50,13 @@ class OnnxBackend(Backend):
             "Weights in a file of their own: auto is where the model has over 2 GB.",
             "auto",
             choices=("auto", "always", "never"),
+        ),
+        Option(
+            "calibration_method",
+            "str",
+            "How the ranges of activations follow from the calibration images (int8).",
+            "percentile",
+            choices=("percentile", "minmax", "entropy"),
         ),
         Option(
             "provider",
@@ -63,34 +79,9 @@ class OnnxBackend(Backend):
 
     def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
         """See `Backend.export`."""
-        from timmx_onnx import converter, storage
+        from timmx_onnx.export import export
 
-        opset = request.options["opset"]
-        with context.stage("capture"):
-            program = model.capture()
-        with context.stage("convert to ONNX"):
-            graph = converter.convert(
-                program, [i.name for i in model.inputs], [o.name for o in model.outputs], opset
-            )
-            operators = converter.operators(graph)
-            ir_version = graph.ir_version
-            stored = storage.save(graph, context.primary, request.options["external_data"])
-            del graph, program
-        with context.stage("check the ONNX file"):
-            check_file(context.primary, opset)
-        return Artifact(
-            primary=context.primary,
-            inputs=model.inputs,
-            outputs=model.outputs,
-            companions=(stored.data,) if stored.data else (),
-            report={
-                "opset": opset,
-                "ir_version": ir_version,
-                "nodes": sum(operators.values()),
-                "operators": operators,
-                "external_data": stored.data.name if stored.data else None,
-            },
-        )
+        return export(model, request, context)
 
     def check_run(self) -> None:
         """See `Backend.check_run`."""
@@ -139,20 +130,3 @@ class OnnxBackend(Backend):
             f'session = onnxruntime.InferenceSession(path, providers=["{CPU}"])\n'
             f"outputs = session.run({outputs!r}, {{{name!r}: x}})\n"
         )
-
-
-def check_file(path: Path, opset: int) -> None:
-    """Check the written file: its opset, and the whole of onnx's rules with strict inference.
-
-    :raises ExportError: the file breaks them.
-    """
-    import onnx
-
-    written = metadata.read_header(path).opset
-    if written != opset:
-        raise ExportError(f"the file declares opset {written}, where {opset} was asked for")
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"onnx finds the file invalid: {reason}") from error

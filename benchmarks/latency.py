@@ -1,0 +1,204 @@
+"""Compare how fast onnxruntime runs exported files: precisions, ways to optimise, another exporter.
+
+    python benchmarks/latency.py                                 # precisions of the default models
+    python benchmarks/latency.py --peer ENVIRONMENT/bin/timmx    # and timmx 0.10.1's files
+    python benchmarks/latency.py --models resnet18 --passes      # and what could optimise the graph
+
+All files of a model hold the same weights. They are run in turn in one process, with one thread,
+and compared by the median of their ratios in processor time, which says the same on a busy machine.
+Rows are kept in `results/latency-onnx.json`; `--again` runs them once more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+
+HERE = Path(__file__).parent
+OUT = HERE / "results" / "latency-onnx.json"
+MODELS = (
+    *("resnet18", "mobilenetv3_small_100", "efficientnet_b0", "convnext_atto"),
+    *("vit_tiny_patch16_224", "edgenext_xx_small"),
+)
+PRECISIONS = ("fp32", "fp16", "int8", "dynamic-int8")
+BASE = "fp32"
+
+
+def write_weights(model: str, folder: Path) -> Path:
+    """A checkpoint that both exporters load, with no layer that does nothing."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    from timmx_core.initialisation import make_informative
+
+    torch.manual_seed(0)
+    network: Any = timm.create_model(model).eval()
+    size = network.pretrained_cfg.get("test_input_size") or network.pretrained_cfg["input_size"]
+    make_informative(network, torch.rand(4, *size), 0)
+    path = folder / "weights.safetensors"
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    return path
+
+
+def files_of(
+    model: str, weights: Path, folder: Path, chosen: argparse.Namespace
+) -> dict[str, Path]:
+    """Every file that is compared, by its label."""
+    import timmx_core
+
+    files: dict[str, Path] = {}
+    for precision in chosen.precisions.split(","):
+        path = folder / f"{precision}.onnx"
+        options: dict[str, Any] = {"precision": precision, "checkpoint": str(weights)}
+        if precision == "int8":
+            options |= {"random_calibration": True, "calibration_samples": 16}
+        timmx_core.export("onnx", model, output=str(path), verify=False, **options)
+        files[precision] = path
+    if chosen.peer:
+        path = folder / "peer.onnx"
+        command = [chosen.peer, "export", "onnx", model, "--checkpoint", str(weights)]
+        done = subprocess.run(
+            [*command, "--output", str(path)], capture_output=True, text=True, check=False
+        )
+        if path.exists():
+            files["peer"] = path
+        else:
+            print(f"{model}: the other exporter failed: {done.stdout[-300:]}{done.stderr[-300:]}")
+    if chosen.passes:
+        files["unfolded"] = folder / "unfolded.onnx"
+        with mock.patch("timmx_onnx.optimization.fold_scales", return_value=0):
+            timmx_core.export(
+                "onnx",
+                model,
+                output=str(files["unfolded"]),
+                verify=False,
+                checkpoint=str(weights),
+            )
+        files |= optimised(files[BASE], folder)
+    return files
+
+
+def optimised(base: Path, folder: Path) -> dict[str, Path]:
+    """The plain file after each tool that promises to make it faster."""
+    import onnx_ir as ir
+    import onnxruntime
+    from onnxscript import optimizer
+    from onnxscript.rewriter import ort_fusions
+
+    files = {
+        name: folder / f"{name}.onnx" for name in ("optimizer", "fusions", "basic", "extended")
+    }
+    model = ir.load(base)
+    optimizer.optimize(model)
+    ir.save(model, files["optimizer"])
+    fused, _ = ort_fusions.optimize_for_ort(ir.load(base))
+    ir.save(fused, files["fusions"])
+    levels = onnxruntime.GraphOptimizationLevel
+    for name, level in (
+        ("basic", levels.ORT_ENABLE_BASIC),
+        ("extended", levels.ORT_ENABLE_EXTENDED),
+    ):
+        options = session_options()
+        options.optimized_model_filepath = str(files[name])
+        options.graph_optimization_level = level
+        onnxruntime.InferenceSession(str(base), options, providers=["CPUExecutionProvider"])
+    try:
+        import onnx
+        import onnxslim  # type: ignore[import-untyped]
+    except ImportError:
+        print("onnxslim is not installed, and left out")
+    else:
+        files["onnxslim"] = folder / "onnxslim.onnx"
+        onnx.save(onnxslim.slim(str(base)), files["onnxslim"])
+    return files
+
+
+def session_options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def compare(files: dict[str, Path], seconds: float) -> dict[str, dict[str, Any]]:
+    """All files in turn, until the time is spent; at least ten rounds."""
+    import onnxruntime
+
+    sessions = {
+        label: onnxruntime.InferenceSession(
+            str(path), session_options(), providers=["CPUExecutionProvider"]
+        )
+        for label, path in files.items()
+    }
+    port = sessions[BASE].get_inputs()[0]
+    image = np.random.default_rng(0).standard_normal(port.shape).astype(np.float32)
+    spent: dict[str, list[float]] = {label: [] for label in files}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(spent[BASE]) < 11:
+        for label, session in sessions.items():
+            name = session.get_inputs()[0].name
+            start = time.process_time()
+            session.run(None, {name: image})
+            spent[label].append(time.process_time() - start)
+    times = {label: np.array(values[1:]) for label, values in spent.items()}
+    return {
+        label: {
+            "ms": round(float(np.median(values)) * 1e3, 2),
+            "ratio": round(float(np.median(values / times[BASE])), 3),
+            "rounds": len(values),
+            "size": files[label].stat().st_size,
+        }
+        for label, values in times.items()
+    }
+
+
+def main() -> None:
+    """Run what is missing, saving after every model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument("--peer", help="the program `timmx` of an environment with timmx 0.10.1")
+    parser.add_argument("--passes", action="store_true", help="also what could optimise the graph")
+    parser.add_argument("--seconds", type=float, default=20, help="for each model")
+    parser.add_argument("--again", action="store_true")
+    chosen = parser.parse_args()
+    content: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"rows": {}}
+    for model in chosen.models.split(","):
+        rows = content["rows"].setdefault(model, {})
+        wanted = {*chosen.precisions.split(","), *(["peer"] if chosen.peer else [])}
+        if wanted <= set(rows) and not chosen.passes and not chosen.again:
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            files = files_of(model, write_weights(model, folder), folder, chosen)
+            rows |= compare(files, chosen.seconds)
+        print(model, {label: row["ratio"] for label, row in rows.items()}, flush=True)
+        save(content)
+
+
+def save(content: dict[str, Any]) -> None:
+    """With the versions that it was made with."""
+    from timmx_core.manifest import versions_of
+
+    content["command"] = "python benchmarks/latency.py"
+    content["versions"] = versions_of({"timm", "torch", "onnx", "onnxruntime", "onnxscript"})
+    OUT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""Names of execution providers."""
+
+CPU = "CPUExecutionProvider"

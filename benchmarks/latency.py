@@ -117,7 +117,7 @@ def optimised(base: Path, folder: Path) -> dict[str, Path]:
         onnxruntime.InferenceSession(str(base), options, providers=["CPUExecutionProvider"])
     try:
         import onnx
-        import onnxslim  # type: ignore[import-untyped]
+        import onnxslim
     except ImportError:
         print("onnxslim is not installed, and left out")
     else:

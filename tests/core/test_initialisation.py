@@ -104,6 +104,13 @@ def test_the_number_of_threads_does_not_decide() -> None:
     assert {value.dtype for value in made[0].values()} == {torch.float32, torch.int64}
 
 
+def test_a_model_may_keep_what_it_has_computed() -> None:
+    """Attention biases here, which are in float32 afterwards as before."""
+    model, pixels = informative("efficientvit_m0")
+    with torch.no_grad():
+        assert model(pixels).dtype == torch.float32
+
+
 def test_the_model_is_left_in_eval_mode_with_its_momenta() -> None:
     model, _ = informative("test_resnet")
     assert not any(module.training for module in model.modules())

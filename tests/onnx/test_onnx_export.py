@@ -179,12 +179,20 @@ def test_an_operator_that_onnx_lacks_is_named_with_its_module(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_provider_that_no_onnxruntime_has_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="knows no provider 'CUDA'") as caught:
+        exported(tmp_path, "test_resnet", provider=("CUDA",))
+    assert "CUDAExecutionProvider" in caught.value.hint
+
+
 def test_a_provider_that_is_not_there_is_not_a_failure(tmp_path: Path) -> None:
-    result = exported(tmp_path, "test_resnet", provider=("NoSuchProvider",), input_size=None)
+    here = onnxruntime.get_available_providers()
+    absent = next(name for name in onnxruntime.get_all_providers() if name not in here)
+    result = exported(tmp_path, "test_resnet", provider=(absent,), input_size=None)
     assert result.verdict.status == "not verifiable here"
-    assert "NoSuchProvider" in result.verdict.reason
+    assert absent in result.verdict.reason
     with pytest.raises(CannotRunHere, match="it has"):
-        OnnxBackend().open(result.path, {"provider": ("NoSuchProvider",)})
+        OnnxBackend().open(result.path, {"provider": (absent,)})
 
 
 def test_a_truncated_file_is_not_opened(tmp_path: Path) -> None:

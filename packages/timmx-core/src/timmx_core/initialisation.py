@@ -8,6 +8,7 @@ weights that timmx made itself (never a user's) are made informative first.
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -90,32 +91,22 @@ def _norms_with_statistics(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _set_statistics(model: torch.nn.Module, pixels: torch.Tensor) -> None:
-    """Of the activations in float64.
+    """Of the activations of a copy in float64.
 
     Each number of threads and each processor takes their sums in another order. In float64 these
-    come to the same statistics in float32, and so to the same file.
+    come to the same statistics in float32, and so to the same file. A copy, since some models keep
+    what they have computed, in the type that they computed it in.
     """
     import torch
 
-    norms = _norms_with_statistics(model)
-    with torch.no_grad(), _double(model):
+    double = copy.deepcopy(model).double()
+    norms = _norms_with_statistics(double)
+    with torch.no_grad():
         with _only_training(norms):
-            model(pixels.double())
-        for norm in norms:
-            _bound_variance(norm)
-
-
-@contextmanager
-def _double(model: torch.nn.Module) -> Iterator[None]:
-    """Every floating-point tensor of a model in float64, and as it was afterwards."""
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    types = {name: tensor.dtype for name, tensor in tensors}
-    model.double()
-    try:
-        yield
-    finally:
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            tensor.data = tensor.data.to(types[name])
+            double(pixels.double())
+        for norm, source in zip(_norms_with_statistics(model), norms, strict=True):
+            _bound_variance(source)
+            norm.load_state_dict(source.state_dict())
 
 
 def _bound_variance(norm: torch.nn.Module) -> None:

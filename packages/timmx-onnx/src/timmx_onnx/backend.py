@@ -20,7 +20,7 @@ from timmx_core.backend import (
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
 from timmx_onnx import metadata
 from timmx_onnx.opsets import DEFAULT, check_opset
-from timmx_onnx.providers import CPU
+from timmx_onnx.providers import CPU, check_names
 from timmx_onnx.wire import WireError
 
 
@@ -76,6 +76,7 @@ class OnnxBackend(Backend):
                 raise MissingDependency(f"{module} is not installed", "pip install timmx-onnx")
         if request is not None:
             check_opset(request.options["opset"])
+            check_names(request.options["provider"])
 
     def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
         """See `Backend.export`."""

@@ -1,3 +1,27 @@
 """Names of execution providers."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from timmx_core.errors import RequestError
+
 CPU = "CPUExecutionProvider"
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Whether onnxruntime knows them, be they here or not.
+
+    :raises RequestError: a name that no build of it has.
+    """
+    if all(name == CPU for name in names):
+        return
+    from timmx_onnx.runner import import_onnxruntime
+
+    known = import_onnxruntime().get_all_providers()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3, 0.3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(known)}"
+            raise RequestError(f"onnxruntime knows no provider {name!r}", hint)

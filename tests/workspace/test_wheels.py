@@ -94,7 +94,7 @@ def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
     (command,) = (
         fence.body
         for fence in docrun.read_fences(ROOT / "README.md")
-        if "install ./packages" in fence.body
+        if "install ./packages/timmx-core" in fence.body
     )
     (tmp_path / "packages").symlink_to(ROOT / "packages")
     script = command.replace(

@@ -14,3 +14,4 @@ class TestOnnxWithExternalData(AccidentTests):
 
     format = "onnx"
     options = ("--external-data", "always")
+    every_signal = True

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -248,6 +248,7 @@ class AccidentTests:
 
     format: ClassVar[str]
     options: ClassVar[tuple[str, ...]] = ()
+    every_signal: ClassVar[bool] = False  # each at each stage, and not by turns
 
     @classmethod
     def suffix(cls) -> str:
@@ -294,8 +295,19 @@ class AccidentTests:
         shutil.copytree(good, place.folder, dirs_exist_ok=True)
         return place
 
-    @pytest.mark.parametrize("stage", BEGUN)
-    @pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """The signals and stages of `test_killed`."""
+        if {"number", "stage"} <= set(metafunc.fixturenames):
+            case: Any = metafunc.cls
+            pairs = [
+                (number, stage)
+                for at, stage in enumerate(BEGUN)
+                for turn, number in enumerate(SIGNALS)
+                if case.every_signal or at % len(SIGNALS) == turn
+            ]
+            ids = [f"{number.name}-{stage}" for number, stage in pairs]
+            metafunc.parametrize(("number", "stage"), pairs, ids=ids)
+
     def test_killed(self, old: Place, number: signal.Signals, stage: str) -> None:
         """The earlier file stays, or a complete new one is there; no process goes on."""
         before = digests(old.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,16 +130,23 @@ class FileTests(Case):
         kinds = [
             (kind.__module__, kind.__qualname__) for kind in (lab.kind, *map(type, lab.others))
         ]
+        again = self._again(lab, kinds, "again")
+        if again != dict(result.record["members"]):
+            # What a process has exported before may show (counters of names): two fresh ones.
+            assert self._again(lab, kinds, "and-again") == again, (
+                "other bytes: times in an archive, or the order of a set? Or: deterministic = False"
+            )
+
+    def _again(self, lab: Lab, kinds: list[tuple[str, str]], name: str) -> Any:
+        """Digests of the files that another process makes."""
         printed = lab.process(
             AGAIN,
             json.dumps(kinds),
-            str(lab.fresh("again")),
+            str(lab.fresh(name)),
             json.dumps(lab.given),
             str(lab.timeout),
         )
-        assert json.loads(printed.strip().splitlines()[-1]) == dict(result.record["members"]), (
-            "other bytes: times in an archive, or the order of a set? Or: deterministic = False"
-        )
+        return json.loads(printed.strip().splitlines()[-1])
 
     def test_it_writes_in_its_staging_folder_only(
         self, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -107,7 +107,27 @@ def convert(captured: Captured, plan: Plan, compute: Any, context: Context) -> A
         except TimmxError:
             raise
         except Exception as error:
+            if "FileWriter" in str(error):  # it does not say why it could not write
+                check_room(context.staging, _size_of(captured.program))
             raise _explained(error, captured) from error
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Whether so many bytes can be written to a folder.
+
+    :raises OSError: the disk is full.
+    """
+    chunk = bytes(1 << 20)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for start in range(0, size, len(chunk)):
+            file.write(chunk[: size - start])
+        file.flush()
+
+
+def _size_of(program: Any) -> int:
+    """Bytes of the weights of an exported program or a traced module."""
+    held = program.state_dict() if callable(program.state_dict) else program.state_dict
+    return sum(tensor.numel() * tensor.element_size() for tensor in held.values())
 
 
 @contextmanager

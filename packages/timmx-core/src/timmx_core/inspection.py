@@ -148,11 +148,12 @@ def _changed(path: Path, record: Mapping[str, Any]) -> list[str]:
     if len(record["members"]) > MOST_MEMBERS:
         raise ArtifactError(f"the record lists more than {MOST_MEMBERS} files")
     folder = path.parent.resolve()
+    places = {name: _member(folder, name) for name in record["members"]}
     primary = _name_in(record, path)
     if primary is None:
         return [f"the record beside {path.name} is of other files"]
     for name, digest in record["members"].items():
-        member = _member(folder, name)
+        member = places[name]
         first, *rest = PurePosixPath(name).parts
         if first == primary:
             name = PurePosixPath(path.name, *rest).as_posix()

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from timmx_core.errors import OutputError
 from timmx_core.publishing import publish as publish_
 from timmx_core.publishing import put, record_path, remove_stale
-from timmx_core.staging import PREFIX, Staging
+from timmx_core.staging import LOCK, PREFIX, Staging, remove_dead
 
 HOLD = """
 import sys, time
@@ -85,6 +86,21 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
     with Staging(tmp_path) as staging:
         assert staging_folders(tmp_path) == [staging.path]
     assert not left.exists()
+
+
+def test_a_child_that_outlives_its_run_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    """Started when its parent was killed, it still has the lock that it was born with."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    folder = tmp_path / f"{PREFIX}{ended.pid}-0"
+    folder.mkdir()
+    lock = FileLock(folder / LOCK, thread_local=False)
+    lock.acquire()
+    timer = threading.Timer(0.3, lock.release)
+    timer.start()
+    remove_dead(tmp_path)
+    timer.join()
+    assert not folder.exists()
 
 
 def test_the_folder_of_a_live_run_is_left_alone(

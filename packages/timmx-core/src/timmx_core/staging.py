@@ -25,6 +25,7 @@ from timmx_core.moves import Moves
 
 PREFIX = ".timmx-staging-"
 LOCK = "lock"
+GRACE = 1.0  # seconds
 
 
 class Staging:
@@ -104,12 +105,21 @@ def remove_dead(parent: Path) -> None:
             continue
         lock = FileLock(folder / LOCK)
         try:
-            lock.acquire(timeout=0)
+            # A child that was being started when its parent was killed has the lock for a moment.
+            lock.acquire(timeout=0 if _owner_lives(folder) else GRACE)
         except (Timeout, OSError):
             continue  # alive
         Moves.take_back(folder)
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+
+
+def _owner_lives(folder: Path) -> bool:
+    """Whether a process of that number is seen from here; it may be in another container."""
+    import psutil
+
+    number = folder.name.removeprefix(PREFIX).partition("-")[0]
+    return number.isdigit() and psutil.pid_exists(int(number))
 
 
 def _is_ours(folder: Path) -> bool:

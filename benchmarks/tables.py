@@ -42,7 +42,8 @@ def fault_formats() -> list[str]:
 
 def passes(row: Mapping[str, Any], floor: float) -> bool:
     """Whether a file with this fault would reach a floor. One without a figure never does."""
-    return row["snr_db"] is not None and row["snr_db"] >= floor and "shape" not in row["reason"]
+    refused = any(word in row["reason"] for word in ("shape", "dtype", "NaN"))  # at any floor
+    return row["snr_db"] is not None and row["snr_db"] >= floor and not refused
 
 
 def cosine_passes(row: Mapping[str, Any]) -> bool:
@@ -339,6 +340,24 @@ def calibration() -> str:
     return table(["file", "dB", "same class, of 10", "ms", "MB"], rows, 1)
 
 
+def accidents() -> str:
+    """What became of the target, by kind of accident."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results("accidents")["rows"]:
+        found.setdefault(row["kind"], []).append(row)
+    every = [row for tried in found.values() for row in tried]
+    rows = [
+        [kind, str(len(tried)), *(_ended(tried, way) for way in ("absent", "as before", "new"))]
+        + [count(tried, lambda row: bool(row["trouble"]))]
+        for kind, tried in (*sorted(found.items()), ("**all**", every))
+    ]
+    return table(["accident", "runs", "absent", "as before", "new and whole", "trouble"], rows, 1)
+
+
+def _ended(tried: list[Mapping[str, Any]], way: str) -> str:
+    return count(tried, lambda row: row["target"] == way)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "faults-structural": structural,
     "faults-layers": layers,
@@ -346,6 +365,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-layer-files": layer_files,
     "faults-clean": clean,
     "faults-versions": versions,
+    "accidents": accidents,
     "calibration-onnx": calibration,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),

@@ -42,8 +42,12 @@ def fault_formats() -> list[str]:
 
 def passes(row: Mapping[str, Any], floor: float) -> bool:
     """Whether a file with this fault would reach a floor. One without a figure never does."""
-    refused = any(word in row["reason"] for word in ("shape", "dtype", "NaN"))  # at any floor
-    return row["snr_db"] is not None and row["snr_db"] >= floor and not refused
+    return row["snr_db"] is not None and row["snr_db"] >= floor and not refused(row)
+
+
+def refused(row: Mapping[str, Any]) -> bool:
+    """Whether it fails at any floor."""
+    return any(word in row["reason"] for word in ("shape", "dtype", "NaN"))
 
 
 def cosine_passes(row: Mapping[str, Any]) -> bool:
@@ -89,7 +93,7 @@ def structural() -> str:
 
 
 def _let_through(tried: list[Mapping[str, Any]]) -> list[str]:
-    figures = [row["snr_db"] for row in tried if row["snr_db"] is not None]
+    figures = [row["snr_db"] for row in tried if row["snr_db"] is not None and not refused(row)]
     return [
         str(len(tried)),
         count(tried, lambda row: row["caught"]),
@@ -347,8 +351,12 @@ def accidents() -> str:
         found.setdefault(row["kind"], []).append(row)
     every = [row for tried in found.values() for row in tried]
     rows = [
-        [kind, str(len(tried)), *(_ended(tried, way) for way in ("absent", "as before", "new"))]
-        + [count(tried, lambda row: bool(row["trouble"]))]
+        [
+            kind,
+            str(len(tried)),
+            *(_ended(tried, way) for way in ("absent", "as before", "new")),
+            count(tried, lambda row: bool(row["trouble"])),
+        ]
         for kind, tried in (*sorted(found.items()), ("**all**", every))
     ]
     return table(["accident", "runs", "absent", "as before", "new and whole", "trouble"], rows, 1)

@@ -198,6 +198,14 @@ def test_all_is_replaced_with_leave(staged: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == NEW
 
 
+def test_a_pipe_in_the_record_s_place_is_not_read(staged: Path, tmp_path: Path) -> None:
+    """It would be, for ever, in search of companions of the old file."""
+    (tmp_path / "model.x").write_text("old")
+    os.mkfifo(tmp_path / "model.x.timmx.json")
+    publish(staged, tmp_path / "model.x", overwrite=True)
+    assert contents(tmp_path) == NEW
+
+
 def test_a_folder_in_the_target_s_place_loses_nothing(staged: Path, tmp_path: Path) -> None:
     """--overwrite replaces a file; a folder of that name is somebody's, and so is what is near."""
     (tmp_path / "model.x").mkdir()

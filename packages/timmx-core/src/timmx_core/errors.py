@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 class TimmxError(Exception):

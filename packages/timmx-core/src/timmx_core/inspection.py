@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from timmx_core import manifest as manifests
 from timmx_core.backend import Backend
 from timmx_core.errors import ArtifactError
-from timmx_core.publishing import record_path, sha256
+from timmx_core.publishing import read_record, sha256
 from timmx_core.results import Inspection
 from timmx_core.weights import first_line
 
@@ -98,26 +97,6 @@ def read_embedded(path: Path, backend: Backend) -> bytes | None:
     except Exception as error:
         reason = first_line(error)
         raise ArtifactError(f"{path} cannot be read as {backend.name}: {reason}") from error
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record beside a file; None where there is none.
-
-    :raises ArtifactError: it is there and broken.
-    """
-    if not path.name:
-        return None  # "." and "/"
-    beside = record_path(path)
-    if not os.path.lexists(beside):
-        return None
-    if not beside.is_file():
-        raise ArtifactError(f"the record {beside} is no file")  # a pipe would be read for ever
-    try:
-        with beside.open("rb") as file:
-            data = file.read(manifests.MOST_BYTES + 1)
-    except OSError as error:
-        raise ArtifactError(f"cannot read the record {beside}: {error.strerror}") from None
-    return manifests.parse(data, "record")
 
 
 def changed_members(path: Path) -> list[str]:

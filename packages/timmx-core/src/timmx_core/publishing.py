@@ -14,9 +14,10 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from timmx_core import manifest as manifests
-from timmx_core.errors import OutputError, TimmxError
+from timmx_core.errors import ArtifactError, OutputError, TimmxError
 from timmx_core.moves import Moves, locked, put
 from timmx_core.staging import output_error
 
@@ -27,6 +28,26 @@ CHUNK = 1 << 20
 def record_path(primary: Path) -> Path:
     """`model.onnx` has its record in `model.onnx.timmx.json`."""
     return primary.with_name(primary.name + RECORD_SUFFIX)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record beside a file; None where there is none.
+
+    :raises ArtifactError: it is there and broken.
+    """
+    if not path.name:
+        return None  # "." and "/"
+    beside = record_path(path)
+    if not os.path.lexists(beside):
+        return None
+    if not beside.is_file():
+        raise ArtifactError(f"the record {beside} is no file")  # a pipe would be read for ever
+    try:
+        with beside.open("rb") as file:
+            data = file.read(manifests.MOST_BYTES + 1)
+    except OSError as error:
+        raise ArtifactError(f"cannot read the record {beside}: {error.strerror}") from None
+    return manifests.parse(data, "record")
 
 
 def sha256(path: Path) -> str:
@@ -92,7 +113,7 @@ def publish(
     try:
         with locked(folder):
             check_target(target, places, overwrite)
-            old = _members(record_path(target))
+            old = _members(target)
             moves = Moves([*pairs, *last])
             moves.prepare()
             try:
@@ -113,12 +134,13 @@ def publish(
     return places
 
 
-def _members(record: Path) -> list[str]:
+def _members(target: Path) -> list[str]:
     """What the record of an earlier file lists; nothing where there is no readable record."""
     try:
-        return list(manifests.parse(record.read_bytes(), "record")["members"])
-    except (OSError, TimmxError):
+        record = read_record(target)
+    except TimmxError:
         return []
+    return list(record["members"]) if record is not None else []
 
 
 def remove_stale(target: Path, old_members: Iterable[str], new_members: Iterable[str]) -> None:

@@ -21,11 +21,11 @@ from timmx_core.inspection import (
     check_there,
     inspect_file,
     read_embedded,
-    read_record,
 )
 from timmx_core.interrupts import at_end, forget
 from timmx_core.measure import Reference
 from timmx_core.progress import Reporter, Stopwatch
+from timmx_core.publishing import read_record
 from timmx_core.results import Verdict
 from timmx_core.verification import admits, check_ports, verify_artifact
 

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
-from photo_trials import classes_of_file, classes_of_timm
+from photo_trials import calibration_folder, classes_of_file, classes_of_timm
 from testdata import Photograph
 
 import timmx_core
@@ -59,11 +59,8 @@ def test_photographs_are_classified_as_by_timm(
     options: dict[str, Any] = {"pretrained": True}
     judged = photographs
     if precision == "int8":
-        calibration = tmp_path / "calibration"
-        calibration.mkdir()
-        for photograph in photographs[:10]:
-            (calibration / photograph.path.name).symlink_to(photograph.path)
-        options |= {"random_calibration": False, "calibration_data": str(calibration)}
+        calibration = calibration_folder(tmp_path, photographs[:10])
+        options |= {"random_calibration": False, "calibration_data": calibration}
         judged = photographs[10:]
     result = exported(tmp_path, f"local-dir:{lite0_dir}", precision, **options)
     assert result.verdict.status == "verified"

@@ -88,9 +88,12 @@ class Calibration:
         floats = np.ascontiguousarray(array, np.float32)
         return cls(_report(floats, "float array"), floats=floats)
 
-    def batches(self, spec: TensorSpec) -> Iterator[Mapping[str, np.ndarray]]:
+    def batches(
+        self, spec: TensorSpec, size: int | None = None
+    ) -> Iterator[Mapping[str, np.ndarray]]:
         """Batches in the form of an image port.
 
+        :param size: of every batch; None: up to `BATCH`.
         :raises RequestError: floats that are normalised, for a file that normalises by itself.
         """
         whole = self.pixels if self.pixels is not None else self.floats
@@ -100,12 +103,21 @@ class Calibration:
                 "normalised calibration floats do not fit a file that normalises by itself",
                 "give images or uint8 pixels",
             )
-        for start in range(0, len(whole), BATCH):
-            part = whole[start : start + BATCH]
+        for part in _parts(whole, size):
             if self.pixels is not None:
                 yield {spec.name: pixels_to_input(part, spec)}
             else:
                 yield {spec.name: part if spec.layout == "NCHW" else part.transpose(0, 2, 3, 1)}
+
+
+def _parts(whole: np.ndarray, size: int | None) -> Iterator[np.ndarray]:
+    import numpy as np
+
+    for start in range(0, len(whole), size or BATCH):
+        part = whole[start : start + (size or BATCH)]
+        if size is not None and len(part) < size:
+            part = part[np.arange(size) % len(part)]
+        yield part
 
 
 def _report(array: np.ndarray, kind: str) -> dict[str, Any]:

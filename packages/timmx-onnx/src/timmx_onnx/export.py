@@ -165,7 +165,7 @@ class _Export:
     def _static(self, plain: Path, folder: Path) -> _Made:
         """In integers throughout, unless the file comes nearer with the layers alone in them."""
         method = self.request.options["calibration_method"]
-        images = list(quantization.rebatched(self.context.calibration(), self._batch()))
+        images = list(self.context.calibration(self._batch()))
         ranges = quantization.calibrate(plain, images, method, folder)
         want = self._answers(plain, images)
         rated = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -238,24 +237,27 @@ def photographs(format: str) -> str:
     return table(header, rows, 2)
 
 
-def beside(format: str) -> str:
-    """Time and memory of an export beside another program's."""
-    content = results(f"beside-{format}")
+def budgets() -> str:
+    """Our commands beside the peer's: medians, ratios, and what they may be."""
     rows = []
-    for model, row in content.get("rows", {}).items():
-        cells = [
-            f"{_median(row[who][what]):.{digits}f}"
-            for what, digits in (("seconds", 1), ("megabytes", 0))
-            for who in ("timmx", "other")
-        ]
-        ratios = [f"{row['ratio_seconds']:.2f}", f"{row['ratio_megabytes']:.2f}"]
-        rows.append([model, *cells[:2], ratios[0], *cells[2:], ratios[1]])
-    other = content.get("other", "the other")
-    return table(["model", "s", f"s, {other}", "ratio", "MB", f"MB, {other}", "ratio"], rows, 1)
-
-
-def _median(values: list[float]) -> float:
-    return statistics.median(values)
+    for name, row in results("budgets").get("rows", {}).items():
+        ours, theirs, ratio, most = row["ours"], row["theirs"], row["ratio"], row["budget"]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{ours['seconds']:.2f}",
+                f"{theirs['seconds']:.2f}",
+                f"{ratio['seconds']:.2f}",
+                f"{most['seconds']:.2f}",
+                f"{ratio['processor']:.2f}",
+                f"{ours['largest']:.0f}",
+                f"{theirs['largest']:.0f}",
+                f"{ratio['largest']:.2f}",
+                f"{ratio['together']:.2f}",
+            ]
+        )
+    header = ["command", "s", "s, peer", "ratio", "budget", "processor"]
+    return table([*header, "MiB", "MiB, peer", "ratio", "all processes"], rows, 1)
 
 
 def _cell(text: str, most: int = 160) -> str:
@@ -374,13 +376,13 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-clean": clean,
     "faults-versions": versions,
     "accidents": accidents,
+    "budgets": budgets,
     "calibration-onnx": calibration,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),
 }
 
 BY_FORMAT: Mapping[str, Callable[[str], str]] = {
-    "beside": beside,
     "families": families,
     "photographs": photographs,
     "precisions": precisions,

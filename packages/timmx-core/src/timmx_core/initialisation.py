@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,7 +130,7 @@ def _double(model: torch.nn.Module) -> torch.nn.Module:
     double = copy.deepcopy(model, dict(shared))
     for module in double.modules():
         if isinstance(module, kind):
-            module.forward = _widening(module)  # type: ignore[method-assign]
+            module.forward = _widening(module)
         else:
             module._apply(_widened, recurse=False)  # type: ignore[no-untyped-call]
     return double
@@ -142,10 +142,12 @@ def _widened(tensor: torch.Tensor) -> torch.Tensor:
 
 def _widening(layer: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """A convolution in float64, one image at a time: torch would unfold all of them at once."""
-    plain, narrow = layer.forward, dict(layer._parameters)
+    plain: Callable[[torch.Tensor], torch.Tensor] = layer.forward
+    narrow: dict[str, Any] = dict(layer._parameters)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        layer._parameters.update({n: None if p is None else _widened(p) for n, p in narrow.items()})  # type: ignore[misc]
+        wide = {name: p if p is None else _widened(p) for name, p in narrow.items()}
+        layer._parameters.update(wide)
         try:
             first = plain(images[:1])
             results = first.new_empty(len(images), *first.shape[1:])

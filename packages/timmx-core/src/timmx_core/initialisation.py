@@ -146,7 +146,7 @@ def _widening(layer: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     narrow: dict[str, Any] = dict(layer._parameters)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        wide = {name: p if p is None else _widened(p) for name, p in narrow.items()}
+        wide: Any = {name: p if p is None else _widened(p) for name, p in narrow.items()}
         layer._parameters.update(wide)
         try:
             first = plain(images[:1])

@@ -91,7 +91,7 @@ class _Export:
     def _optimised(self, graph: ir.Model) -> ir.Model:
         """The graph made faster; as it was where that spoils it."""
         better = graph.clone()
-        if not optimization.fold_scales(better):
+        if not optimization.fold_scales(better) + optimization.fold_pads(better):
             return graph
         with self.context.stage("optimise"):
             return better if self._rate(better) >= FLOAT_FLOOR_DB + MARGIN_DB else graph

@@ -72,9 +72,9 @@ def make_format_command(backend: Backend) -> click.Command:
 
 def _export(format: str, model: str, values: dict[str, Any], settings: Settings) -> ExportResult:
     from timmx_core import api
-    from timmx_core.cli.stages import StageReporter
+    from timmx_core.cli.stages import reporting
 
-    with StageReporter(settings.terminal, live=not settings.verbose) as reporter:
+    with reporting(settings) as reporter:
         return api.export(format, model, reporter=reporter, verbose=settings.verbose, **values)
 
 

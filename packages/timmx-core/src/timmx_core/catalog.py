@@ -98,9 +98,7 @@ def _isolated_folders() -> Iterator[Path]:
     from timmx_core.plugins import get_manager
 
     for plugin in get_manager().isolated_plugins:
-        folder = plugin.environment.folder
-        yield from folder.glob("lib/python*/site-packages/timm")
-        yield folder / "Lib" / "site-packages" / "timm"
+        yield from (folder / "timm" for folder in plugin.environment.site_packages)
 
 
 def natural_key(name: str) -> list[int | str]:

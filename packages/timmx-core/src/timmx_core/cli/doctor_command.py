@@ -9,7 +9,6 @@ import click
 from timmx_core.cli.settings import json_option, print_json, print_result
 from timmx_core.cli.terminal import columns
 
-
 HEADER = ("FORMAT", "FROM", "IMPORTABLE", "EXPORTS HERE", "RUNS HERE")
 
 

@@ -90,6 +90,7 @@ class Root(click.Group):
             raise self._unknown(word)
         answer = settings_of(ctx).answer
         if answer is not None:
+            _ = self.manager  # a plugin that hangs while it is loaded does not answer
             answer.hello()
         return word, command, rest
 

@@ -29,6 +29,11 @@ class Environment:
         return self.folder / "bin" / "python"
 
     @property
+    def site_packages(self) -> list[Path]:
+        """Where its packages lie."""
+        return [*self.folder.glob("lib/python*/site-packages"), self.folder / "Lib/site-packages"]
+
+    @property
     def trouble(self) -> str:
         """Why nothing can be run in it, from a look at the disk; empty where something can."""
         if not self.folder.is_dir():

@@ -17,7 +17,7 @@ from timmx_core.isolation.environment import environment_of, sweep
 from timmx_core.isolation.index import Entry, Recipe, read_index
 from timmx_core.isolation.installer import Installer, Order, installer_for_here
 from timmx_core.isolation.locks import locked
-from timmx_core.isolation.plan import Plan, broken_by, installed_version, make_plan, own_versions
+from timmx_core.isolation.plan import Plan, broken_by, installed_version, make_plan, versions_in
 from timmx_core.isolation.requirement import Wanted, core_requirement, read_wanted
 from timmx_core.progress import Stopwatch
 
@@ -165,7 +165,7 @@ def _look_here(wanted: Wanted, choices: Choices, dialogue: Dialogue) -> _Answer:
         if choices.here:
             raise
         return _Answer(False, f"it does not go into this environment: {error.message}")
-    plan = make_plan(own_versions(), changes)
+    plan = make_plan(versions_in(), changes)
     broken = broken_by(plan)
     if (plan.replaced or broken) and not choices.here:
         lines = [f"installing {wanted.distribution} into this environment ({sys.prefix}) would"]

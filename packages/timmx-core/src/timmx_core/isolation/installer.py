@@ -112,9 +112,7 @@ class Uv:
 
     def install(self, python: Path, order: Order) -> None:
         """See `Installer.install`."""
-        # Without bytecode the first imports of torch and timm take minutes together.
-        words = ["--compile-bytecode", *self._words(order)]
-        _call([*self._pip("install", python), *words], "install")
+        _call([*self._pip("install", python), *self._words(order)], "install")
 
     def uninstall(self, python: Path, distribution: str) -> None:
         """See `Installer.uninstall`."""
@@ -283,7 +281,10 @@ def _environment() -> dict[str, str]:
     """For installers: nothing that leads them to another environment."""
     dropped = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET"}
     dropped |= {"PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "UV_SYSTEM_PYTHON"}
-    return {k: v for k, v in os.environ.items() if k not in dropped} | {"NO_COLOR": "1"}
+    kept = {k: v for k, v in os.environ.items() if k not in dropped} | {"NO_COLOR": "1"}
+    # uv compiles nothing by itself, and the first export would have to compile torch and timm.
+    kept.setdefault("UV_COMPILE_BYTECODE", "1")
+    return kept
 
 
 def _same(one: str, other: str) -> bool:

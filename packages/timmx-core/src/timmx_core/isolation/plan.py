@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from packaging.markers import UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
@@ -45,6 +45,11 @@ class Plan:
     def replaced(self) -> list[Change]:
         """What is there in another version, or would be removed."""
         return [c for c in self.changes if c.before is not None and c.before != c.after]
+
+    @property
+    def changed(self) -> list[Change]:
+        """What would have another version than now; one that nobody can tell is none."""
+        return [c for c in self.changes if c.after is None or (c.after and c.before != c.after)]
 
     def of(self, distribution: str) -> Change | None:
         """The change of one distribution; None where it stays as it is."""
@@ -97,11 +102,12 @@ def make_plan(installed: Mapping[str, str], wanted: Iterable[Change]) -> Plan:
     return Plan(tuple(sorted(changes, key=lambda c: c.name.lower())))
 
 
-def own_versions() -> dict[str, str]:
-    """What is installed in this environment, by canonical name."""
+def versions_in(path: Iterable[Path | str] | None = None) -> dict[str, str]:
+    """What is installed, by canonical name: in these folders, or in this environment."""
+    folders = {} if path is None else {"path": [str(folder) for folder in path]}
     return {
         canonicalize_name(d.metadata["Name"]): d.version
-        for d in metadata.distributions()
+        for d in metadata.distributions(**folders)
         if d.metadata["Name"]
     }
 
@@ -123,8 +129,3 @@ def _fits(requirement: Requirement, version: str | None) -> bool:
         return requirement.specifier.contains(Version(version), prereleases=True)
     except InvalidVersion:
         return True  # nothing can be said of it
-
-
-def here() -> str:
-    """This environment, for people."""
-    return sys.prefix

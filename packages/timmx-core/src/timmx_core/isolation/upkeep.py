@@ -37,7 +37,7 @@ from timmx_core.isolation.installer import (
     installer_for_here,
 )
 from timmx_core.isolation.locks import locked
-from timmx_core.isolation.plan import broken_by, make_plan, own_versions
+from timmx_core.isolation.plan import broken_by, make_plan, versions_in
 from timmx_core.isolation.requirement import core_requirement, short_name
 from timmx_core.progress import Stopwatch
 
@@ -159,8 +159,8 @@ def _is_current(entry: Entry, wanted: Entry, dialogue: Dialogue) -> bool:
     order = replace(order_of(wanted.recipe, entry.distribution), upgrade="all")
     with Stopwatch(dialogue.reporter).stage("resolve"):
         changes = installer_for_environments().plan(environment.python, order)
-    # An editable core and other source trees are always installed anew.
-    return all(change.before == change.after or change.source for change in changes)
+    # Source trees are always installed anew, in whatever version.
+    return not make_plan(versions_in(environment.site_packages), changes).changed
 
 
 def _upgrade_here(distribution: str, dialogue: Dialogue) -> None:
@@ -168,7 +168,7 @@ def _upgrade_here(distribution: str, dialogue: Dialogue) -> None:
     order = Order(arguments=(distribution,), upgrade="named", named=distribution)
     watch = Stopwatch(dialogue.reporter)
     with watch.stage("resolve for this environment"):
-        plan = make_plan(own_versions(), installer.plan(python, order))
+        plan = make_plan(versions_in(), installer.plan(python, order))
     if not plan.changes:
         dialogue.show(f"{distribution} is up to date")
         return

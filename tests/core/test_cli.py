@@ -160,7 +160,7 @@ def test_errors_are_json_too(timmx: Run) -> None:
     [
         ("alhpa", "did you mean alpha?"),
         ("docter", "did you mean doctor?"),
-        ("zebra", "pip install timmx-zebra"),
+        ("zebra", "timmx plugins install zebra"),
         ("resnet18", "the format comes first"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_damaged_index_is_told_and_repaired(copied: Host, damage: str) -> None
     assert "damaged" in shown
     assert "damaged" in copied.ok("plugins", "list").stdout
     assert_told(copied.run("plugins", "remove", "toast", "--yes"), 4, "damaged")
-    copied.ok("plugins", "repair", "--yes")
+    copied.ok("plugins", "repair", *OFFLINE)
     copied.ok("toast", MODEL)
     assert path.with_suffix(".json.damaged").read_bytes() == spoilt[damage]
 
@@ -74,7 +74,7 @@ def test_a_damaged_index_is_told_and_repaired(copied: Host, damage: str) -> None
 def test_an_index_that_is_gone_is_made_from_the_environments(copied: Host) -> None:
     (copied.home / "plugins.json").unlink()
     assert_told(copied.run("toast", MODEL), 3, "toast")
-    copied.ok("plugins", "repair", "--yes")
+    copied.ok("plugins", "repair", *OFFLINE)
     copied.ok("toast", MODEL)
 
 
@@ -82,7 +82,7 @@ def test_an_index_of_a_newer_timmx_is_left_alone(copied: Host) -> None:
     path = copied.home / "plugins.json"
     path.write_text('{"schema": 2, "environments": []}')
     assert_told(copied.run("toast", MODEL), 4, "newer timmx", "--upgrade timmx-core")
-    assert_told(copied.run("plugins", "repair", "--yes"), 4, "newer timmx")
+    assert_told(copied.run("plugins", "repair", *OFFLINE), 4, "newer timmx")
     assert_told(copied.run("plugins", "install", "x", *OFFLINE, "--isolated"), 4, "newer timmx")
     assert path.read_text() == '{"schema": 2, "environments": []}'
     copied.ok("--help")
@@ -100,7 +100,7 @@ def test_a_description_that_makes_no_sense_is_a_row(copied: Host) -> None:
     change_entry(copied, description__formats=[{"name": "toast"}])
     assert copied.plugins()["toast"]["status"] == "failed"
     assert_told(copied.run("toast", MODEL), 4, "description")
-    copied.ok("plugins", "repair", "toast", "--yes")
+    copied.ok("plugins", "repair", "toast", *OFFLINE)
     copied.ok("toast", MODEL)
 
 
@@ -132,8 +132,8 @@ def test_a_lost_environment_is_told_and_made_again(
     assert any(
         "gone" in p["message"] for p in json.loads(fresh.ok("doctor", "--json").stdout)["problems"]
     )
-    assert_told(fresh.run("plugins", "repair"), 2, "no terminal to ask at")
-    assert "works again" in fresh.ok("plugins", "repair", "toast", "--yes").stderr
+    assert_told(fresh.run("plugins", "repair", "--offline"), 2, "no terminal to ask at")
+    assert "works again" in fresh.ok("plugins", "repair", "toast", *OFFLINE).stderr
     fresh.ok("toast", MODEL)
     assert len(fresh.environments()) == 1
     assert "nothing to repair" in fresh.ok("plugins", "repair").stderr
@@ -204,7 +204,7 @@ def test_an_installation_killed_at_any_stage(fresh: Host, tmp_path: Path, stage:
             if p["subject"] == "environments"
         )
         assert "interrupted installation" in problem["message"]
-    fresh.ok("plugins", "repair", "--yes")
+    fresh.ok("plugins", "repair", *OFFLINE)
     # What was complete but for the index is taken into it, everything else is swept up.
     assert len(fresh.environments()) == (1 if stage == "index" else 0)
     assert ("crumb" in fresh.plugins()) is (stage == "index")

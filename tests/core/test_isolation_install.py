@@ -110,21 +110,21 @@ def test_an_upgrade_makes_a_new_environment_and_then_drops_the_old(
     plugin_wheel(links, "crumb", "1.0")
     fresh.ok("plugins", "install", "crumb", "--isolated", "--find-links", links, *OFFLINE)
     (old,) = fresh.environments()
-    assert "is up to date" in fresh.ok("plugins", "upgrade", "--yes").stderr
+    assert "is up to date" in fresh.ok("plugins", "upgrade", *OFFLINE).stderr
     assert fresh.environments() == [old]
     plugin_wheel(links, "crumb", "1.1")
-    assert "is now timmx-crumb 1.1" in fresh.ok("plugins", "upgrade", "crumb", "--yes").stderr
+    assert "is now timmx-crumb 1.1" in fresh.ok("plugins", "upgrade", "crumb", *OFFLINE).stderr
     assert fresh.plugins()["crumb"]["version"] == "1.1"
     (new,) = fresh.environments()
     assert new != old
     # A version that does not work is not taken, and the one before goes on working.
     plugin_wheel(links, "crumb", "1.2", prelude="raise RuntimeError('spoilt')")
-    assert_told(fresh.run("plugins", "upgrade", "--yes"), 3, "spoilt")
+    assert_told(fresh.run("plugins", "upgrade", *OFFLINE), 3, "spoilt")
     assert fresh.environments() == [new]
     fresh.ok("crumb", MODEL)
     # What is made again is what was there.
     (fresh.home / "envs" / new / "bin" / "python").unlink()
-    fresh.ok("plugins", "repair", "--yes")
+    fresh.ok("plugins", "repair", *OFFLINE)
     assert fresh.plugins()["crumb"]["version"] == "1.1"
 
 

@@ -103,7 +103,8 @@ def run_export(backend, request, *, manager, reporter):
         reporter.note("made up")
         half = staging.path / target.name
         half.write_bytes(b"half a file")
-        behave(os.environ.get("MADE_UP", ""), os.environ.get("MADE_UP_MARK"))
+        own = os.environ.get("MADE_UP_" + backend.name.upper(), "")
+        behave(own or os.environ.get("MADE_UP", ""), os.environ.get("MADE_UP_MARK"))
         half.write_bytes(b"a whole file")
         half.replace(target)
         staging.published = True

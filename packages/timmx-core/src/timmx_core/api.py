@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,42 @@ def export(
     request = option_data.make_request(backend, model, options)
     with quiet(verbose):
         return run_export(backend, request, manager=manager, reporter=reporter or SilentReporter())
+
+
+def export_all(
+    model: str,
+    formats: Sequence[str] | None = None,
+    *,
+    output: str | Path = ".",
+    own_options: Mapping[str, Mapping[str, Any]] | None = None,
+    jobs: int | None = None,
+    manager: PluginManager | None = None,
+    **options: Any,
+) -> dict[str, ExportResult | TimmxError]:
+    """Export a model to several formats at once, each in a process of its own.
+
+    :param formats: None: all there are.
+    :param output: the folder of the files.
+    :param own_options: further options by format.
+    :param jobs: the most at once; fewer where memory does not allow it.
+    :return: by format, the result or what went wrong; one that fails stops none of the others.
+    :raises TimmxError: where no export was begun: an unknown format, a folder that cannot be made.
+
+    .. versionadded:: 0.1
+    """
+    from timmx_core import together
+
+    manager = manager or get_manager()
+    done = together.export_all(
+        model,
+        list(manager.formats) if formats is None else list(formats),
+        Path(output),
+        options,
+        own_options or {},
+        manager=manager,
+        jobs=jobs,
+    )
+    return {job.format: job.outcome for job in done if job.outcome is not None}
 
 
 @contextmanager
@@ -243,9 +279,25 @@ def describe_model(model: str, **options: Any) -> dict[str, Any]:
 
     :raises ModelError: unknown.
     """
+    from importlib.util import find_spec
+
     from timmx_core.description import describe
 
+    plugin = None if find_spec("timm") is not None else _with_timm(get_manager())
+    if plugin is not None and not options:
+        from timmx_core.isolation.dispatch import ask
+
+        return ask(plugin, ["info", "--json", "--", model])
     return describe(model, options)
+
+
+def _with_timm(manager: PluginManager) -> IsolatedPlugin | None:
+    """An environment that has timm, for a host that has none."""
+    for plugin in manager.isolated_plugins:
+        places = (folder / "timm" for folder in plugin.environment.site_packages)
+        if not plugin.row.troubled and any(place.is_dir() for place in places):
+            return plugin
+    return None
 
 
 def exit_code(verdict: Verdict) -> int:

@@ -84,8 +84,9 @@ def remove_plugins(
 @plugins_group.command("upgrade", params=[verbose_option()])
 @click.argument("plugins", metavar="[PLUGIN...]", nargs=-1)
 @click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
+@click.option("--offline", is_flag=True, help="Reach no network.")
 @click.pass_context
-def upgrade_plugins(ctx: click.Context, plugins: tuple[str, ...], yes: bool) -> None:
+def upgrade_plugins(ctx: click.Context, plugins: tuple[str, ...], yes: bool, offline: bool) -> None:
     """Bring plugins up to date; without a name, all that have an environment of their own.
 
     An environment is made anew beside the old one, which goes when the new one works.
@@ -94,15 +95,16 @@ def upgrade_plugins(ctx: click.Context, plugins: tuple[str, ...], yes: bool) -> 
     from timmx_core.isolation.upkeep import upgrade
 
     with dialogue(settings_of(ctx), yes=yes) as talk:
-        results = upgrade(plugins, manager=get_manager(), dialogue=talk)
+        results = upgrade(plugins, manager=get_manager(), dialogue=talk, offline=offline)
     _raise_first(ctx, results)
 
 
 @plugins_group.command("repair", params=[verbose_option()])
 @click.argument("plugins", metavar="[PLUGIN...]", nargs=-1)
 @click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
+@click.option("--offline", is_flag=True, help="Reach no network.")
 @click.pass_context
-def repair_plugins(ctx: click.Context, plugins: tuple[str, ...], yes: bool) -> None:
+def repair_plugins(ctx: click.Context, plugins: tuple[str, ...], yes: bool, offline: bool) -> None:
     """Make environments again that are broken or gone; without a name, see to all of them.
 
     Also puts a damaged index together again, and removes what killed installations left behind.
@@ -111,7 +113,7 @@ def repair_plugins(ctx: click.Context, plugins: tuple[str, ...], yes: bool) -> N
     from timmx_core.isolation.upkeep import repair
 
     with dialogue(settings_of(ctx), yes=yes) as talk:
-        results = repair(plugins, dialogue=talk)
+        results = repair(plugins, dialogue=talk, offline=offline)
     _raise_first(ctx, results)
 
 

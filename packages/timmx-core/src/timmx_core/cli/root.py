@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # name -> (module, attribute, one line of help); the module is imported when the command is run.
 COMMANDS = {
+    "run-all": ("run_all_command", "run_all_command", "Export a model to several formats at once."),
     "list": ("listing", "list_command", "List timm's models."),
     "info": ("info_command", "info_command", "Show what a model is, without loading weights."),
     "inspect": ("inspect_command", "inspect_command", "Show what an exported file says of itself."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,19 +34,21 @@ class Made:
     replaced: Entry | None
 
 
-def order_of(recipe: Recipe, distribution: str) -> Order:
+def order_of(recipe: Recipe, distribution: str, *, offline: bool) -> Order:
     """What an environment of that recipe is to hold."""
     return Order(
         arguments=(*recipe.core, *recipe.requirement, *recipe.further),
         index_url=recipe.index_url,
         find_links=recipe.find_links,
-        offline=recipe.offline,
+        offline=offline,
         fresh=(distribution,) if recipe.local else (),
         named=distribution,
     )
 
 
-def build(name: str, distribution: str, recipe: Recipe, dialogue: Dialogue) -> Made | None:
+def build(
+    name: str, distribution: str, recipe: Recipe, dialogue: Dialogue, *, offline: bool
+) -> Made | None:
     """Make an environment and put it into the index; the one that was there before goes last.
 
     The caller holds the plugin's lock.
@@ -57,7 +60,8 @@ def build(name: str, distribution: str, recipe: Recipe, dialogue: Dialogue) -> M
     environment = new_environment(name)
     at_end(environment.remove)
     try:
-        entry = _fill(environment, name, distribution, recipe, dialogue)
+        order = order_of(recipe, distribution, offline=offline)
+        entry = _fill(environment, name, recipe, order, dialogue)
         if entry is None:
             environment.remove()
             return None
@@ -78,14 +82,13 @@ def build(name: str, distribution: str, recipe: Recipe, dialogue: Dialogue) -> M
 
 
 def _fill(
-    environment: Environment, name: str, distribution: str, recipe: Recipe, dialogue: Dialogue
+    environment: Environment, name: str, recipe: Recipe, order: Order, dialogue: Dialogue
 ) -> Entry | None:
-    installer = installer_for_environments()
-    order = order_of(recipe, distribution)
+    installer, distribution = installer_for_environments(), order.named
     watch = Stopwatch(dialogue.reporter)
     environment.folder.parent.mkdir(parents=True, exist_ok=True)
     with watch.stage("make an environment"):
-        installer.create(environment.folder, recipe.python, offline=recipe.offline)
+        installer.create(environment.folder, recipe.python, offline=order.offline)
     with watch.stage("resolve"):
         plan = make_plan({}, installer.plan(environment.python, order))
     change = plan.of(distribution)
@@ -167,9 +170,9 @@ def formats_of(entry: Entry) -> list[str]:
 
 def origin_of(change: Change, recipe: Recipe) -> str:
     """Where a distribution comes from, for people."""
-    if recipe.local or change.source:
-        return change.source or recipe.requirement[-1]
-    return recipe.index_url or "the package index"
+    origin = change.source or (recipe.requirement[-1] if recipe.local else recipe.index_url)
+    # A password in an address is nobody's business.
+    return re.sub(r"//[^/@]*@", "//", origin or "the package index")
 
 
 def _plan_text(

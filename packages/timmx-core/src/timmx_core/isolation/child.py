@@ -77,6 +77,11 @@ def isolated_command(python: Path) -> list[str]:
     return [str(python), "-I", "-m", "timmx_core"]
 
 
+def own_command() -> list[str]:
+    """`timmx` in this environment, whatever lies in the working folder."""
+    return [sys.executable, "-P", "-m", "timmx_core"]
+
+
 def run_child(
     command: Sequence[str],
     words: Sequence[str],

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx_core import options as option_data
-from timmx_core.errors import ExportError, IsolationError, OutputError, RequestError, TimmxError
+from timmx_core.errors import (
+    ExportError,
+    IsolationError,
+    MissingDependency,
+    OutputError,
+    RequestError,
+    TimmxError,
+)
 from timmx_core.isolation.child import Ending, check_protocol, isolated_command, run_child
 from timmx_core.isolation.description import DescribedBackend
 from timmx_core.isolation.messages import error_from_json, verdict_from_json
@@ -20,6 +28,7 @@ from timmx_core.lifecycle import resolve_source
 from timmx_core.progress import Reporter
 from timmx_core.publishing import read_record
 from timmx_core.results import ExportResult, Inspection, Verdict
+from timmx_core.staging import remove_dead
 
 if TYPE_CHECKING:
     import torch
@@ -44,11 +53,23 @@ def export_there(
     :raises TimmxError: as an export here would.
     """
     request, words = export_words(backend, model, given, manager)
-    content = ask(plugin, words, reporter=reporter, verbose=verbose, fails=ExportError)
+    try:
+        content = ask(plugin, words, reporter=reporter, verbose=verbose, fails=ExportError)
+    except TimmxError:
+        clear_away(request)
+        raise
     result = result_from_json(content)
     for warning in manager.export_finished(request, result):
         reporter.note(warning)
     return result
+
+
+def clear_away(request: ExportRequest) -> None:
+    """Remove what an export that was killed left beside its target."""
+    folder = Path(request.shared["output"] or "").absolute().parent
+    with suppress(OSError):
+        if folder.is_dir():
+            remove_dead(folder)
 
 
 def export_words(
@@ -125,7 +146,12 @@ def ask(
         timeout=timeout,
     )
     whose = f"the environment of {plugin.name}"
-    return content_of(ending, whose, plugin.name, fails)
+    try:
+        return content_of(ending, whose, plugin.name, fails)
+    except MissingDependency as error:
+        # What it says is for an environment that one installs into by hand.
+        error.hint = f"timmx plugins remove {plugin.name}, and install it again"
+        raise
 
 
 def content_of(

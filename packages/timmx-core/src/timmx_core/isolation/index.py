@@ -37,7 +37,6 @@ class Recipe:
     python: str | None = None  # None: the host's own
     index_url: str | None = None
     find_links: tuple[str, ...] = ()
-    offline: bool = False
     local: bool = False  # a source tree, which has no versions to tell one state from the next
 
 
@@ -193,7 +192,6 @@ def entry_from_json(data: Mapping[str, Any]) -> Entry:
         python=made.get("python"),
         index_url=made.get("index_url"),
         find_links=_texts(made.get("find_links", ())),
-        offline=bool(made.get("offline", False)),
         local=bool(made.get("local", False)),
     )
     return Entry(**texts, recipe=recipe, description=dict(data["description"]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from timmx_core.errors import IsolationError, PluginError, RequestError
 from timmx_core.isolation.builder import build, formats_of, origin_of, wrapped
-from timmx_core.isolation.child import run_child
+from timmx_core.isolation.child import own_command, run_child
 from timmx_core.isolation.dialogue import Dialogue
 from timmx_core.isolation.environment import environment_of, sweep
 from timmx_core.isolation.index import Entry, Recipe, read_index
@@ -91,7 +91,7 @@ def install_one(wanted: Wanted, choices: Choices, dialogue: Dialogue) -> Install
         if old is not None and _is_that(old, recipe):
             dialogue.show(f"{old.label} is installed already, in {old.path}")
             return Installed(old.name, old.distribution, old.version, old, changed=False)
-        made = build(wanted.name, wanted.distribution, recipe, dialogue)
+        made = build(wanted.name, wanted.distribution, recipe, dialogue, offline=choices.offline)
         if made is None:
             return None
         entry = made.entry
@@ -111,7 +111,6 @@ def recipe_for(wanted: Wanted, choices: Choices) -> Recipe:
         python=choices.python,
         index_url=choices.index_url,
         find_links=tuple(_absolute(place) for place in choices.find_links),
-        offline=choices.offline,
         local=wanted.local,
     )
 
@@ -228,7 +227,7 @@ def _row_here(wanted: Wanted) -> dict[str, str]:
     :raises PluginError: it does not work.
     """
     ending = run_child(
-        [sys.executable, "-m", "timmx_core"],
+        own_command(),
         ["plugins", "describe"],
         variables=dict(os.environ),
         timeout=300,

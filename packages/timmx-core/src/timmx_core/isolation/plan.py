@@ -104,12 +104,11 @@ def make_plan(installed: Mapping[str, str], wanted: Iterable[Change]) -> Plan:
 
 def versions_in(path: Iterable[Path | str] | None = None) -> dict[str, str]:
     """What is installed, by canonical name: in these folders, or in this environment."""
-    folders = {} if path is None else {"path": [str(folder) for folder in path]}
-    return {
-        canonicalize_name(d.metadata["Name"]): d.version
-        for d in metadata.distributions(**folders)
-        if d.metadata["Name"]
-    }
+    if path is None:
+        found = metadata.distributions()
+    else:
+        found = metadata.distributions(path=[str(folder) for folder in path])
+    return {canonicalize_name(d.metadata["Name"]): d.version for d in found if d.metadata["Name"]}
 
 
 def _applicable(text: str) -> Requirement | None:

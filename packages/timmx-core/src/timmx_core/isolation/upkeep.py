@@ -24,6 +24,7 @@ from timmx_core.isolation.environment import Environment, environment_of, leftov
 from timmx_core.isolation.index import (
     DamagedIndexError,
     Entry,
+    Recipe,
     change_index,
     index_file,
     keep_entry,
@@ -110,7 +111,7 @@ def _local_distribution(name: str, manager: PluginManager) -> str:
 
 
 def upgrade(
-    names: Sequence[str], *, manager: PluginManager, dialogue: Dialogue
+    names: Sequence[str], *, manager: PluginManager, dialogue: Dialogue, offline: bool = False
 ) -> dict[str, TimmxError | None]:
     """Bring plugins to what their requirement now leads to; none named: all isolated ones.
 
@@ -123,49 +124,46 @@ def upgrade(
     for name in chosen:
         if name not in known and not _local_distribution(name, manager):
             raise PluginError(f"there is no plugin {name}", "timmx plugins list")
-    return {name: _try_upgrade(name, manager, dialogue) for name in chosen}
+    results: dict[str, TimmxError | None] = {}
+    for name in chosen:
+        try:
+            if name in known:
+                _upgrade_isolated(name, dialogue, offline=offline)
+            else:
+                _upgrade_here(_local_distribution(name, manager), dialogue, offline=offline)
+            results[name] = None
+        except TimmxError as error:
+            results[name] = error  # it keeps none of the others from its turn
+    return results
 
 
-def _try_upgrade(name: str, manager: PluginManager, dialogue: Dialogue) -> TimmxError | None:
-    """One that fails keeps none of the others from its turn."""
-    try:
-        _upgrade_one(name, manager, dialogue)
-    except TimmxError as error:
-        return error
-    return None
-
-
-def _upgrade_one(name: str, manager: PluginManager, dialogue: Dialogue) -> None:
-    entry = read_index().get(name)
-    if entry is None:
-        _upgrade_here(_local_distribution(name, manager), dialogue)
-        return
+def _upgrade_isolated(name: str, dialogue: Dialogue, *, offline: bool) -> None:
     with locked(name, lambda: dialogue.show(f"waiting for another timmx at {name}")):
         sweep(name, _folders())
-        core, _ = core_requirement()
-        recipe = replace(entry.recipe, core=core)
-        if not recipe.local and _is_current(entry, replace(entry, recipe=recipe), dialogue):
+        entry = read_index()[name]
+        recipe = replace(entry.recipe, core=core_requirement()[0])
+        if not recipe.local and _is_current(entry, recipe, dialogue, offline=offline):
             dialogue.show(f"{entry.label} is up to date")
             return
-        made = build(name, entry.distribution, recipe, dialogue)
+        made = build(name, entry.distribution, recipe, dialogue, offline=offline)
         if made is not None:
             dialogue.show(f"{entry.label} is now {made.entry.label}")
 
 
-def _is_current(entry: Entry, wanted: Entry, dialogue: Dialogue) -> bool:
+def _is_current(entry: Entry, recipe: Recipe, dialogue: Dialogue, *, offline: bool) -> bool:
     environment = environment_of(entry)
-    if environment.trouble or entry.recipe.core != wanted.recipe.core:
+    if environment.trouble or entry.recipe.core != recipe.core:
         return False
-    order = replace(order_of(wanted.recipe, entry.distribution), upgrade="all")
+    order = replace(order_of(recipe, entry.distribution, offline=offline), upgrade="all")
     with Stopwatch(dialogue.reporter).stage("resolve"):
         changes = installer_for_environments().plan(environment.python, order)
     # Source trees are always installed anew, in whatever version.
     return not make_plan(versions_in(environment.site_packages), changes).changed
 
 
-def _upgrade_here(distribution: str, dialogue: Dialogue) -> None:
+def _upgrade_here(distribution: str, dialogue: Dialogue, *, offline: bool) -> None:
     installer, python = installer_for_here(), Path(sys.executable)
-    order = Order(arguments=(distribution,), upgrade="named", named=distribution)
+    order = Order((distribution,), offline=offline, upgrade="named", named=distribution)
     watch = Stopwatch(dialogue.reporter)
     with watch.stage("resolve for this environment"):
         plan = make_plan(versions_in(), installer.plan(python, order))
@@ -182,7 +180,9 @@ def _upgrade_here(distribution: str, dialogue: Dialogue) -> None:
         dialogue.show(f"upgraded {distribution}")
 
 
-def repair(names: Sequence[str], *, dialogue: Dialogue) -> dict[str, TimmxError | None]:
+def repair(
+    names: Sequence[str], *, dialogue: Dialogue, offline: bool = False
+) -> dict[str, TimmxError | None]:
     """Put together a damaged index, make broken environments again, remove leftovers.
 
     :return: by name, what went wrong with it, or None.
@@ -194,23 +194,23 @@ def repair(names: Sequence[str], *, dialogue: Dialogue) -> dict[str, TimmxError 
     for name in chosen:
         if name not in known:
             raise PluginError(f"{name} has no environment of its own", "timmx plugins list")
-    results = {name: _try_repair(name, dialogue) for name in chosen}
+    results = {name: _try_repair(name, dialogue, offline=offline) for name in chosen}
     for path in leftovers(_folders()):
         Environment(path).remove()
         dialogue.show(f"removed what was left of an interrupted installation: {path}")
     return results
 
 
-def _try_repair(name: str, dialogue: Dialogue) -> TimmxError | None:
+def _try_repair(name: str, dialogue: Dialogue, *, offline: bool) -> TimmxError | None:
     try:
         with locked(name, lambda: dialogue.show(f"waiting for another timmx at {name}")):
-            _repair_one(read_index()[name], dialogue)
+            _repair_one(read_index()[name], dialogue, offline=offline)
     except TimmxError as error:
         return error
     return None
 
 
-def _repair_one(entry: Entry, dialogue: Dialogue) -> None:
+def _repair_one(entry: Entry, dialogue: Dialogue, *, offline: bool) -> None:
     trouble = _trouble(entry)
     if not trouble:
         dialogue.show(f"{entry.label}: nothing to repair")
@@ -220,7 +220,7 @@ def _repair_one(entry: Entry, dialogue: Dialogue) -> None:
     if recipe.python and os.sep in recipe.python and not Path(recipe.python).exists():
         dialogue.show(f"{recipe.python} is gone, so this Python is used")
         recipe = replace(recipe, python=None)
-    made = build(entry.name, entry.distribution, recipe, dialogue)
+    made = build(entry.name, entry.distribution, recipe, dialogue, offline=offline)
     if made is None:
         return
     # What was asked for is remembered, and not the version that was made again.

@@ -13,4 +13,4 @@ def test_page(page_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (page_folder / "packages").symlink_to(docrun.ROOT / "packages")
     monkeypatch.setenv("TIMMX_HOME", str(tmp_path / "plugins"))
     monkeypatch.setenv("UV_COMPILE_BYTECODE", "1")
-    assert docrun.run_page(docrun.isolation_page(), page_folder) == 6
+    assert docrun.run_page(docrun.isolation_page(), page_folder) == 5

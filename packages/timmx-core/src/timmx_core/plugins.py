@@ -155,12 +155,15 @@ class PluginManager:
         formats = self.formats
         if name in formats:
             return formats[name]
+        return self.backend(name)
+
+    def _check_isolated(self, name: str) -> None:
+        """:raises IsolationError: it is in an environment that cannot be used, or may be."""
         for plugin in self._isolated:
             if name == plugin.name or name in _described(plugin):
                 plugin.check()
         if self.index_trouble is not None and self.is_hidden(name):
             raise IsolationError(self.index_trouble.message, self.index_trouble.hint)
-        return self.backend(name)
 
     def is_hidden(self, name: str) -> bool:
         """Whether a format of that name may be there, in an environment that cannot be used."""
@@ -184,6 +187,7 @@ class PluginManager:
         """The format of that name, to be used in this process.
 
         :raises PluginError: no plugin brings it here, two do, or the one that does is broken.
+        :raises IsolationError: the environment that has it, or may have, is broken.
         """
         backends = self.backends
         if format in backends:
@@ -191,6 +195,7 @@ class PluginManager:
         owners = self._owners().get(format, [])
         if len(owners) > 1:
             raise PluginError(_clash_text(format, owners), _clash_remedy(owners))
+        self._check_isolated(format)
         row = self.row_of(format)
         if row is not None:
             trouble = "does not work" if row.status != "disabled" else "is not loaded"

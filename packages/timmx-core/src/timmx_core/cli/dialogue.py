@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 
@@ -44,14 +44,48 @@ class TerminalDialogue:
             raise KeyboardInterrupt from None
 
 
+class _Stages:
+    """A live line for each stage, and none in between, where there are plans and questions."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack: list[ExitStack] = []
+        self._reporter: Reporter | None = None
+
+    def started(self, label: str) -> None:
+        """See `Reporter.started`."""
+        stack = ExitStack()
+        if self._reporter is None:
+            self._reporter = stack.enter_context(reporting(self._settings))
+        self._stack.append(stack)
+        self._reporter.started(label)
+
+    def finished(self, label: str, seconds: float) -> None:
+        """See `Reporter.finished`."""
+        if self._reporter is not None:
+            self._reporter.finished(label, seconds)
+        self._pop()
+
+    def note(self, text: str) -> None:
+        """See `Reporter.note`."""
+        self._settings.terminal.note(text)
+
+    def close(self) -> None:
+        """End the lines of stages that were not finished."""
+        while self._stack:
+            self._pop()
+
+    def _pop(self) -> None:
+        self._stack.pop().close()
+        if not self._stack:
+            self._reporter = None
+
+
 @contextmanager
 def dialogue(settings: Settings, *, yes: bool) -> Iterator[TerminalDialogue]:
-    """A dialogue with whoever started this run; stages are plain lines, with questions between."""
-    if settings.answer is None:
-        from timmx_core.cli.stages import StageReporter
-
-        with StageReporter(settings.terminal, live=False) as reporter:
-            yield TerminalDialogue(settings.terminal, reporter, yes=yes)
-        return
-    with reporting(settings) as answer:
-        yield TerminalDialogue(settings.terminal, answer, yes=yes)
+    """A dialogue with whoever started this run."""
+    stages = _Stages(settings)
+    try:
+        yield TerminalDialogue(settings.terminal, stages, yes=yes)
+    finally:
+        stages.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from timmx_core.backend_checks import InvalidBackendError
@@ -217,8 +218,12 @@ def _disk_error(error: OSError, environment: Environment) -> IsolationError:
 
 def pinned(entry: Entry) -> Recipe:
     """The recipe for the same version again."""
-    recipe = entry.recipe
-    from_index = recipe.requirement[-1].partition("==")[0].strip() == entry.distribution
-    if from_index or recipe.requirement == (entry.distribution,):
-        return replace(recipe, requirement=(f"{entry.distribution}=={entry.version}",))
-    return recipe
+    try:
+        requirement = Requirement(entry.recipe.requirement[-1])
+    except InvalidRequirement:
+        return entry.recipe  # a path
+    if requirement.url:
+        return entry.recipe
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    again = f"{requirement.name}{extras}=={entry.version}"
+    return replace(entry.recipe, requirement=(again,))

@@ -136,22 +136,22 @@ class _Child:
         verbose: bool,
         timeout: float | None,
     ) -> Ending:
-        with self.said.open("wb") as said:
-            try:
-                with held_back():  # or a signal could come between its start and its entry
-                    self.process = subprocess.Popen(
-                        command,
-                        env=environment_variables() if variables is None else dict(variables),
-                        stdin=subprocess.DEVNULL,
-                        stdout=_stream(said, verbose=verbose),
-                        stderr=_stream(said, verbose=verbose),
-                        start_new_session=True,
-                    )
-                    _Running.add(self.process)
-            except OSError as error:
-                raise IsolationError(
-                    f"{command[0]} cannot be started: {error.strerror or error}"
-                ) from error
+        try:
+            # Held back, or a signal could come between its start and its entry.
+            with self.said.open("wb") as said, held_back():
+                self.process = subprocess.Popen(
+                    command,
+                    env=environment_variables() if variables is None else dict(variables),
+                    stdin=subprocess.DEVNULL,
+                    stdout=_stream(said, verbose=verbose),
+                    stderr=_stream(said, verbose=verbose),
+                    start_new_session=True,
+                )
+                _Running.add(self.process)
+        except OSError as error:
+            raise IsolationError(
+                f"{command[0]} cannot be started: {error.strerror or error}"
+            ) from error
         try:
             trouble = self._wait(self.process, timeout)
         finally:

@@ -356,14 +356,14 @@ def dispatch() -> str:
                 f"{seconds['dispatched']:.2f} s",
                 f"{seconds['inside']:.2f} s",
                 f"{row['extra_seconds']:.2f} s",
-                f"{row['host_mib']:.0f} MiB",
+                "",
             ]
         )
     for words, cost in content.get("start_up", {}).items():
         if words != "isolated":
             cells = [f"{cost['seconds']:.2f} s", "", "", f"{cost['mib']:.0f} MiB"]
             rows.append([f"`timmx {words}`", *cells])
-    return table(["", "through the host", "inside", "more", "memory of the host"], rows, 1)
+    return table(["", "through the host", "inside", "more", "memory"], rows, 1)
 
 
 def accidents() -> str:

@@ -6,6 +6,7 @@ no environment is started for them.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -57,8 +58,11 @@ def describe_environment(manager: PluginManager) -> dict[str, Any]:
 
 
 def describe_format(backend: Backend) -> dict[str, Any]:
-    """Everything about a format that is data."""
-    return {
+    """Everything about a format that is data; paths become text.
+
+    :raises PluginError: something in it is no plain data.
+    """
+    facts = {
         "name": backend.name,
         "help": backend.help,
         **{name: list(getattr(backend, name)) for name in NAMES},
@@ -68,6 +72,18 @@ def describe_format(backend: Backend) -> dict[str, Any]:
         "precisions": [asdict(precision) for precision in backend.precisions],
         "options": [asdict(option) for option in backend.options],
     }
+    try:
+        described: dict[str, Any] = json.loads(json.dumps(facts, default=_path_text))
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"format {backend.name} cannot be described: {error}") from None
+    return described
+
+
+def _path_text(value: object) -> str:
+    """:raises TypeError: it is no path."""
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} is no plain data")
 
 
 class DescribedBackend(Backend):

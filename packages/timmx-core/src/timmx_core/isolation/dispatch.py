@@ -66,7 +66,8 @@ def export_there(
 
 def clear_away(request: ExportRequest) -> None:
     """Remove what an export that was killed left beside its target."""
-    folder = Path(request.shared["output"] or "").absolute().parent
+    output = request.shared["output"]
+    folder = Path(output).absolute().parent if output else Path.cwd()
     with suppress(OSError):
         if folder.is_dir():
             remove_dead(folder)

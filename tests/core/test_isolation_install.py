@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,17 +29,15 @@ def own_host(tmp_path: Path) -> Host:
     return Host.make(tmp_path / "env", plum)
 
 
-def plum_plugin(folder: Path, name: str, plum: str) -> Path:
+def plum_plugin(folder: Path, name: str, plum: str, version: str = "1.0") -> Path:
     """A plugin that wants a certain plum."""
     wheel = plugin_wheel(folder / "made", name)
     module = f"timmx_{name}.py"
-    import zipfile
-
     source = zipfile.ZipFile(wheel).read(module)
     return write_wheel(
         folder / "links",
         f"timmx-{name}",
-        "1.0",
+        version,
         {module: source},
         requires=("timmx-core", f"plum=={plum}"),
         plugin=module.removesuffix(".py"),
@@ -75,11 +74,15 @@ def test_what_fits_goes_here_and_what_does_not_is_isolated(own_host: Host, tmp_p
     assert "replaces" not in done.stderr
     assert host.plugins()["peel"]["status"] == "ok"
     host.ok("peel", MODEL)
+    plum_plugin(tmp_path, "peel", "1", version="1.1")
+    done = host.ok("plugins", "install", "timmx-peel==1.1", *links, *OFFLINE)
+    assert "replaces: timmx-peel 1.0 -> 1.1" in done.stderr
+    assert host.plugins()["peel"]["version"] == "1.1"
 
     before = host.freeze()
     done = host.ok("plugins", "install", "stone", *links, *OFFLINE)
     assert "replace: plum 1 -> 2" in done.stderr
-    assert "break:   timmx-peel 1.0 requires plum==1, and plum would be 2" in done.stderr
+    assert "break:   timmx-peel 1.1 requires plum==1, and plum would be 2" in done.stderr
     assert "installed timmx-stone 1.0 in an environment of its own" in done.stderr
     assert host.freeze() == before
     assert host.plugins()["stone"]["status"] == "isolated"
@@ -90,7 +93,7 @@ def test_what_fits_goes_here_and_what_does_not_is_isolated(own_host: Host, tmp_p
 
     done = host.ok("plugins", "install", "stone", "--here", *links, *OFFLINE)
     assert "replaces: plum 1 -> 2" in done.stderr
-    assert "breaks:   timmx-peel 1.0 requires plum==1" in done.stderr
+    assert "breaks:   timmx-peel 1.1 requires plum==1" in done.stderr
     assert "plum==2" in " ".join(host.freeze())
     rows = host.ok("plugins", "list").stdout
     assert "shadowed" in rows
@@ -175,8 +178,6 @@ def test_what_is_no_plugin_is_not_kept(fresh: Host, tmp_path: Path) -> None:
 def test_a_format_that_another_environment_brings(fresh: Host, tmp_path: Path) -> None:
     first = plugin_wheel(tmp_path, "crumb")
     fresh.ok("plugins", "install", first, "--isolated", *OFFLINE)
-    import zipfile
-
     source = zipfile.ZipFile(first).read("timmx_crumb.py")
     second = write_wheel(
         tmp_path, "crumbs", "2.0", {"timmx_crumb.py": source}, plugin="timmx_crumb"
@@ -219,6 +220,6 @@ def test_a_terminal_is_asked(fresh: Host, toast_wheel: Path) -> None:
     ],
 )
 def test_uvs_plan_is_read(said: str, expected: list[tuple[str, str | None, str | None]]) -> None:
-    from timmx_core.isolation.installer import read_uv_plan
+    from timmx_core.isolation.uv import read_uv_plan
 
     assert [(c.name, c.before, c.after) for c in read_uv_plan(said)] == expected

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from timmx_core.errors import IsolationError, PluginError, RequestError
 from timmx_core.isolation.builder import build, formats_of, origin_of, wrapped
 from timmx_core.isolation.child import own_command, run_child
@@ -166,7 +168,9 @@ def _look_here(wanted: Wanted, choices: Choices, dialogue: Dialogue) -> _Answer:
         return _Answer(False, f"it does not go into this environment: {error.message}")
     plan = make_plan(versions_in(), changes)
     broken = broken_by(plan)
-    if (plan.replaced or broken) and not choices.here:
+    # Another version of the plugin itself is what is asked for.
+    others = [c for c in plan.replaced if canonicalize_name(c.name) != wanted.distribution]
+    if (others or broken) and not choices.here:
         lines = [f"installing {wanted.distribution} into this environment ({sys.prefix}) would"]
         lines += wrapped("  replace: ", [change.text for change in plan.replaced])
         lines += [f"  break:   {line}" for line in broken]
@@ -234,7 +238,7 @@ def _row_here(wanted: Wanted) -> dict[str, str]:
     )
     plugins = (ending.content or {}).get("result", {}).get("plugins", [])
     for plugin in plugins:
-        if plugin["distribution"].replace("_", "-").lower() == wanted.distribution:
+        if canonicalize_name(plugin["distribution"]) == wanted.distribution:
             if plugin["status"] in ("ok", "disabled"):
                 return dict(plugin)
             raise PluginError(

@@ -44,7 +44,7 @@ class Plan:
     @property
     def replaced(self) -> list[Change]:
         """What is there in another version, or would be removed."""
-        return [c for c in self.changes if c.before is not None and c.before != c.after]
+        return [change for change in self.changed if change.before is not None]
 
     @property
     def changed(self) -> list[Change]:

@@ -346,6 +346,28 @@ def calibration() -> str:
     return table(["file", "dB", "same class, of 10", "ms", "MB"], rows, 1)
 
 
+def dispatch() -> str:
+    """Exports through the host beside those in the environment, and start-up."""
+    content = results("dispatch")
+    rows = []
+    for format, row in content.get("rows", {}).items():
+        seconds = row["seconds"]
+        rows.append(
+            [
+                f"{format}, {row['model']}",
+                f"{seconds['dispatched']:.2f} s",
+                f"{seconds['inside']:.2f} s",
+                f"{row['extra_seconds']:.2f} s",
+                "",
+            ]
+        )
+    for words, cost in content.get("start_up", {}).items():
+        if words != "isolated":
+            cells = [f"{cost['seconds']:.2f} s", "", "", f"{cost['mib']:.0f} MiB"]
+            rows.append([f"`timmx {words}`", *cells])
+    return table(["", "through the host", "inside", "more", "memory"], rows, 1)
+
+
 def accidents() -> str:
     """What became of the target, by kind of accident."""
     found: dict[str, list[Mapping[str, Any]]] = {}
@@ -377,6 +399,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-versions": versions,
     "accidents": accidents,
     "budgets": budgets,
+    "dispatch": dispatch,
     "calibration-onnx": calibration,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),

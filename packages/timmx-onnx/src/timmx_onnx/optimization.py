@@ -50,7 +50,7 @@ def fold_pads(model: Model) -> int:
 
 def _fold_pad(model: Model, pad: Node) -> bool:
     result, source = pad.outputs[0], pad.inputs[0]
-    users = result.uses()
+    users = list(result.uses())
     if len(users) != 1 or result.is_graph_output() or source is None:
         return False
     layer = users[0].node

@@ -6,6 +6,7 @@
 
 All files of a model hold the same weights. They are run in turn in one process, with one thread,
 and compared by the median of their ratios in processor time, which says the same on a busy machine.
+With two threads time is that of the clock.
 Rows are kept in `results/latency-onnx.json`; `--again` runs them once more.
 """
 
@@ -17,6 +18,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,12 +28,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 
+from reference import ARCHITECTURES
+
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "latency-onnx.json"
-MODELS = (
-    *("resnet18", "mobilenetv3_small_100", "efficientnet_b0", "convnext_atto"),
-    *("vit_tiny_patch16_224", "edgenext_xx_small"),
-)
+MODELS = ARCHITECTURES
 PRECISIONS = ("fp32", "fp16", "int8", "dynamic-int8")
 BASE = "fp32"
 
@@ -126,22 +127,45 @@ def optimised(base: Path, folder: Path) -> dict[str, Path]:
     return files
 
 
-def session_options() -> Any:
+def session_options(threads: int = 1) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return options
 
 
 def compare(files: dict[str, Path], seconds: float) -> dict[str, dict[str, Any]]:
-    """All files in turn, until the time is spent; at least ten rounds."""
+    """All files with one thread and with two."""
+    one = in_turns(files, seconds, 1, time.process_time)
+    two = in_turns(files, seconds / 2, 2, time.perf_counter)
+    return {
+        label: {
+            "ms": round(float(np.median(values)) * 1e3, 2),
+            "ratio": ratio(values, one[BASE]),
+            "ratio_2_threads": ratio(two[label], two[BASE]),
+            "rounds": len(values),
+            "size": files[label].stat().st_size,
+        }
+        for label, values in one.items()
+    }
+
+
+def ratio(values: np.ndarray, base: np.ndarray) -> float:
+    """The median over rounds."""
+    return round(float(np.median(values / base)), 3)
+
+
+def in_turns(
+    files: dict[str, Path], seconds: float, threads: int, clock: Callable[[], float]
+) -> dict[str, np.ndarray]:
+    """Seconds of each file in each round, until the time is spent; at least ten rounds."""
     import onnxruntime
 
     sessions = {
         label: onnxruntime.InferenceSession(
-            str(path), session_options(), providers=["CPUExecutionProvider"]
+            str(path), session_options(threads), providers=["CPUExecutionProvider"]
         )
         for label, path in files.items()
     }
@@ -152,19 +176,10 @@ def compare(files: dict[str, Path], seconds: float) -> dict[str, dict[str, Any]]
     while time.perf_counter() < end or len(spent[BASE]) < 11:
         for label, session in sessions.items():
             name = session.get_inputs()[0].name
-            start = time.process_time()
+            start = clock()
             session.run(None, {name: image})
-            spent[label].append(time.process_time() - start)
-    times = {label: np.array(values[1:]) for label, values in spent.items()}
-    return {
-        label: {
-            "ms": round(float(np.median(values)) * 1e3, 2),
-            "ratio": round(float(np.median(values / times[BASE])), 3),
-            "rounds": len(values),
-            "size": files[label].stat().st_size,
-        }
-        for label, values in times.items()
-    }
+            spent[label].append(clock() - start)
+    return {label: np.array(values[1:]) for label, values in spent.items()}
 
 
 def main() -> None:

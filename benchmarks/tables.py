@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -319,16 +320,26 @@ PASSES = ("unfolded", "optimizer", "fusions", "basic", "extended", "onnxslim")
 
 def latency(labels: tuple[str, ...]) -> str:
     """Files of each model, as ratios to the one in fp32."""
+    found = results("latency-onnx").get("rows", {})
+    kept = {model: row for model, row in found.items() if any(name in row for name in labels)}
+    columns = [(name, "ratio") for name in labels]
+    if any("ratio_2_threads" in row.get("peer", {}) for row in kept.values()) and "peer" in labels:
+        columns.append(("peer", "ratio_2_threads"))
     rows = [
         [
             model,
             f"{row['fp32']['ms']:.1f} ms",
-            *(f"{row[name]['ratio']:.2f}" if name in row else "" for name in labels),
+            *(f"{row.get(n, {})[key]:.2f}" if key in row.get(n, {}) else "" for n, key in columns),
         ]
-        for model, row in results("latency-onnx").get("rows", {}).items()
-        if any(name in row for name in labels)
+        for model, row in kept.items()
     ]
-    return table(["model", "fp32", *labels], rows, 1)
+    means = []
+    for name, key in columns:
+        values = [row[name][key] for row in kept.values() if key in row.get(name, {})]
+        means.append(f"{statistics.geometric_mean(values):.3f}" if values else "")
+    rows.append(["**geometric mean**", "", *means])
+    heads = [name if key == "ratio" else f"{name}, 2 threads" for name, key in columns]
+    return table(["model", "fp32", *heads], rows, 1)
 
 
 def calibration() -> str:

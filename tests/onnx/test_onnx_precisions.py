@@ -424,6 +424,20 @@ def test_a_pad_becomes_part_of_the_layer_behind_it() -> None:
     assert pads_folded("MaxPool", [0, 0, 3, 0, 0, 0, 0, 0], -np.inf) == 0
 
 
+def test_the_mean_over_a_map_is_a_pooling(tmp_path: Path) -> None:
+    """And one over channels or without the axes that it had is left."""
+
+    class Means(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            whole, wide = image.mean((2, 3), keepdim=True), image.mean((1, 2), keepdim=True)
+            return (image * whole + wide).mean((-1, -2))
+
+    result = exported(tmp_path, Means().eval(), "fp32")
+    assert result.verdict.status == "verified"
+    operators = result.manifest["report"]["operators"]
+    assert (operators["GlobalAveragePool"], operators["ReduceMean"]) == (1, 2)
+
+
 def test_int8_of_a_pooling_that_pads_with_infinity(tmp_path: Path) -> None:
     class Padding(torch.nn.Module):
         def __init__(self) -> None:

@@ -91,7 +91,8 @@ class _Export:
     def _optimised(self, graph: ir.Model) -> ir.Model:
         """The graph made faster; as it was where that spoils it."""
         better = graph.clone()
-        if not optimization.fold_scales(better) + optimization.fold_pads(better):
+        passes = (optimization.fold_scales, optimization.fold_pads, optimization.pool_means)
+        if not sum(each(better) for each in passes):
             return graph
         with self.context.stage("optimise"):
             return better if self._rate(better) >= FLOAT_FLOOR_DB + MARGIN_DB else graph

@@ -36,6 +36,39 @@ def fold_scales(model: Model) -> int:
     return folded
 
 
+def pool_means(model: Model) -> int:
+    """Make the mean over H and W a GlobalAveragePool, in place.
+
+    It is the same number, for which onnxruntime has kernels in integers and in its own layout.
+
+    :return: how many.
+    """
+    found = [node for node in model.graph if _is_spatial_mean(node)]
+    for node in found:
+        pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name)
+        old, new = node.outputs[0], pool.outputs[0]
+        new.name, new.type, new.shape = old.name, old.type, old.shape
+        model.graph.insert_before(node, pool)
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+    return len(found)
+
+
+def _is_spatial_mean(node: Node) -> bool:
+    if node.op_type != "ReduceMean" or node.domain or len(node.inputs) != 2:
+        return False
+    image, axes = node.inputs
+    if image is None or axes is None or not _is_stored(axes):
+        return False
+    keep = node.attributes.get("keepdims")
+    whole = image.shape is not None and len(image.shape) == 4 and image.dtype == ir.DataType.FLOAT
+    return (
+        whole
+        and (keep is None or keep.as_int() == 1)
+        and {int(a) % 4 for a in _array(axes)} == {2, 3}
+    )
+
+
 def fold_pads(model: Model) -> int:
     """Put a constant Pad into the Conv or MaxPool that alone uses it, in place.
 

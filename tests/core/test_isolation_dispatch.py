@@ -120,7 +120,7 @@ def test_start_up_stays_small(host: Host) -> None:
     lines = (host.work / "imports").read_text().splitlines()
     imported = {line.rpartition("|")[2].strip() for line in lines}
     assert "timmx_core.isolation.installed" in imported
-    assert not imported & {"numpy", "psutil", "rich", "packaging.requirements", "tempfile"}
+    assert not imported & {"numpy", "psutil", "rich", "packaging.requirements", "filelock"}
 
 
 def test_errors_of_there_are_errors_here(host: Host) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # an installation and three exports, be the machine as busy as it likes
 def test_page(page_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (page_folder / "packages").symlink_to(docrun.ROOT / "packages")
     monkeypatch.setenv("TIMMX_HOME", str(tmp_path / "plugins"))

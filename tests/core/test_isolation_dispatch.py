@@ -104,6 +104,25 @@ def test_help_list_and_completion_start_nothing(host: Host) -> None:
         assert offered in host.ok(TOAST_IMPORT="hang", **completion).stdout
 
 
+def test_start_up_stays_small(host: Host) -> None:
+    with (host.work / "imports").open("w") as imports:
+        process = subprocess.Popen(
+            [host.python, "-X", "importtime", "-m", "timmx_core", "--help"],
+            cwd=host.work,
+            env=host.environment({}),
+            stdout=subprocess.DEVNULL,
+            stderr=imports,
+        )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss < 60 * 1024  # KiB, as Linux counts
+    lines = (host.work / "imports").read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "timmx_core.isolation.installed" in imported
+    assert not imported & {"numpy", "psutil", "rich", "packaging.requirements", "filelock"}
+
+
 def test_errors_of_there_are_errors_here(host: Host) -> None:
     done = host.run("toast", MODEL, MADE_UP="refuse")
     assert_told(done, 6, "no operator toast", "hint: bread", "| noise of a converter")

@@ -162,6 +162,28 @@ def test_a_terminal_shows_one_live_table(host: Host, site: dict[str, str]) -> No
     assert len(printed.splitlines()) == 3
 
 
+def test_an_interrupted_program_ends_its_exports(host: Host, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    source = (
+        "import timmx_core\n"
+        "try: timmx_core.export_all('resnet18', ['jam', 'toast'], output='out')\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    process = subprocess.Popen(
+        [host.python, "-c", source],
+        cwd=host.work,
+        env=host.environment({"MADE_UP": "sleep", "MADE_UP_MARK": str(mark)}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(mark, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == "interrupted\n"
+    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert host.files == []
+
+
 def test_files_of_one_suffix_get_the_formats_name() -> None:
     backends = {
         "one": SimpleNamespace(suffixes=(".x",)),

@@ -111,7 +111,6 @@ def _environment(plugin: IsolatedPlugin) -> dict[str, Any]:
 
 def _environment_problems(environments: list[dict[str, Any]]) -> list[Problem]:
     from timmx_core.isolation.environment import leftovers
-    from timmx_core.isolation.index import read_index
 
     found = [
         Problem(f"environment of {row['name']}", row["error"], row["remedy"])
@@ -119,7 +118,7 @@ def _environment_problems(environments: list[dict[str, Any]]) -> list[Problem]:
         if row["error"]
     ]
     try:
-        dead = leftovers({entry.folder for entry in read_index().values()})
+        dead = leftovers()
     except TimmxError:
         return found  # the index is a problem of its own
     if dead:

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.errors import ExportError, RequestError, TimmxError
-from timmx_core.isolation.child import ISOLATED, isolated_command, own_command, run_child
+from timmx_core.isolation.child import (
+    GRACE,
+    ISOLATED,
+    end_children,
+    isolated_command,
+    own_command,
+    run_child,
+)
 from timmx_core.isolation.dispatch import (
     clear_away,
     content_of,
@@ -202,6 +209,24 @@ def _run_all(
 ) -> None:
     waiting = [job for job in todo if job.outcome is None]
     running: dict[threading.Thread, Job] = {}
+    try:
+        _work_off(waiting, running, most, memory, manager, verbose, lambda: watch(todo))
+    except BaseException:
+        end_children()
+        for thread in running:
+            thread.join(2 * GRACE)
+        raise
+
+
+def _work_off(
+    waiting: list[Job],
+    running: dict[threading.Thread, Job],
+    most: int,
+    memory: float,
+    manager: PluginManager,
+    verbose: bool,
+    watch: Callable[[], None],
+) -> None:
     while waiting or running:
         for thread in [t for t in running if not t.is_alive()]:
             thread.join()
@@ -212,9 +237,9 @@ def _run_all(
             thread = threading.Thread(target=_run, args=(job, verbose), daemon=True)
             running[thread] = job
             thread.start()
-        watch(todo)
+        watch()
         time.sleep(POLL)
-    watch(todo)
+    watch()
 
 
 def _may_begin(running: Any, most: int, memory: float) -> bool:

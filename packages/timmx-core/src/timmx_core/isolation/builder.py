@@ -60,6 +60,7 @@ def build(
     """
     environment = new_environment(name)
     at_end(environment.remove)
+    published = False
     try:
         order = order_of(recipe, distribution, offline=offline)
         entry = _fill(environment, name, recipe, order, dialogue)
@@ -69,9 +70,11 @@ def build(
         old = read_index().get(name)
         with held_back():
             change_index(lambda entries: entries.update({name: entry}))
+            published = True
             forget(environment.remove)
     except BaseException as error:
-        environment.remove()
+        if not published:
+            environment.remove()
         if isinstance(error, OSError):
             raise _disk_error(error, environment) from error
         raise

@@ -234,6 +234,11 @@ class _Running:
         psutil.wait_procs(found, timeout=GRACE)
 
 
+def end_children() -> None:
+    """Have every child of this process end, and wait until it has cleaned up."""
+    _Running.end()
+
+
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Ask them to end, and see to it that they do."""
     alive = [process for process in processes if process.poll() is None]

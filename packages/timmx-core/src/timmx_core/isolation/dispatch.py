@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx_core import options as option_data
+from timmx_core.backend import Option
 from timmx_core.errors import (
     ExportError,
     IsolationError,
@@ -33,7 +34,7 @@ from timmx_core.staging import remove_dead
 if TYPE_CHECKING:
     import torch
 
-    from timmx_core.backend import Backend, ExportRequest, Option
+    from timmx_core.backend import Backend, ExportRequest
     from timmx_core.isolation.installed import IsolatedPlugin
     from timmx_core.plugins import PluginManager
 
@@ -270,12 +271,12 @@ def verify_there(
     :param options: of `timmx verify`, with underscores; None is left out.
     :raises TimmxError: as a verification here would.
     """
+    own = {option.name: option for backend in plugin.backends for option in backend.options}
     words = ["verify", "--json"]
     for name, value in options.items():
-        if value is True:
-            words.append(option_data.flag(name))
-        elif value is not None and value is not False:
-            items = value if isinstance(value, list | tuple) else [value]
-            words += [f"{option_data.flag(name)}={item}" for item in items]
+        if value is not None:
+            # What is neither its own nor core's is refused over there.
+            option = own.get(name, Option(name, "str", name))
+            words += spell(option, option_data.coerce(own[name], value) if name in own else value)
     content = ask(plugin, [*words, "--", str(path)], reporter=reporter, verbose=verbose)
     return verdict_from_json(content["verdict"])

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from timmx_core.isolation.index import Entry, environments
+from timmx_core.isolation.index import Entry, environments, read_index
 from timmx_core.isolation.locks import locked_if_free
 
 FOLDER = re.compile(r"(?P<name>.+)-[0-9a-f]{8}")
@@ -57,32 +57,42 @@ def environment_of(entry: Entry) -> Environment:
     return Environment(entry.path)
 
 
-def leftovers(known: set[str]) -> list[Path]:
-    """Environments that are in no index and that nobody is making.
+def leftovers(*, remove: bool = False) -> list[Path]:
+    """Environments that the index does not name and that nobody is making.
 
-    :param known: the folders that the index names.
+    :param remove: delete them, too.
+    :raises IsolationError: the index cannot be read.
     """
     found = []
     folder = environments()
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = FOLDER.fullmatch(path.name)
-        if path.name in known or match is None or not path.is_dir() or path.is_symlink():
+        if match is None or not path.is_dir() or path.is_symlink() or path.name in known_folders():
             continue
         with locked_if_free(match["name"]) as free:
-            if free:
+            # Asked again: it may have been finished just before the lock was free.
+            if free and path.name not in known_folders():
                 found.append(path)
+                if remove:
+                    Environment(path).remove()
     return found
 
 
-def sweep(name: str, known: set[str]) -> list[Path]:
+def known_folders() -> set[str]:
+    """The folders that the index names.
+
+    :raises IsolationError: it cannot be read.
+    """
+    return {entry.folder for entry in read_index().values()}
+
+
+def sweep(name: str) -> None:
     """Remove what a killed run left of this plugin. The caller holds the plugin's lock."""
-    removed = []
+    known = known_folders()
     for path in environments().glob(f"{name}-*"):
         match = FOLDER.fullmatch(path.name)
         if match is not None and match["name"] == name and path.name not in known:
             Environment(path).remove()
-            removed.append(path)
-    return removed
 
 
 def _destination(link: Path) -> str:

@@ -82,7 +82,7 @@ def install_one(wanted: Wanted, choices: Choices, dialogue: Dialogue) -> Install
 
     with locked(wanted.name, waiting):
         known = read_index()
-        sweep(wanted.name, {entry.folder for entry in known.values()})
+        sweep(wanted.name)
         if not choices.isolated and (choices.here or not choices.python):
             answer = _look_here(wanted, choices, dialogue)
             if answer.here:

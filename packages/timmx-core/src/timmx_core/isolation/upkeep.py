@@ -20,7 +20,7 @@ from timmx_core.isolation.builder import (
     wrapped,
 )
 from timmx_core.isolation.dialogue import Dialogue
-from timmx_core.isolation.environment import Environment, environment_of, leftovers, sweep
+from timmx_core.isolation.environment import environment_of, leftovers, sweep
 from timmx_core.isolation.index import (
     DamagedIndexError,
     Entry,
@@ -84,7 +84,7 @@ def _remove_isolated(entry: Entry, dialogue: Dialogue) -> bool:
         # The index first: what is killed in between leaves a folder that nothing refers to.
         change_index(without)
         environment_of(entry).remove()
-        sweep(entry.name, _folders())
+        sweep(entry.name)
     dialogue.show(f"removed {entry.label}")
     return True
 
@@ -139,7 +139,7 @@ def upgrade(
 
 def _upgrade_isolated(name: str, dialogue: Dialogue, *, offline: bool) -> None:
     with locked(name, lambda: dialogue.show(f"waiting for another timmx at {name}")):
-        sweep(name, _folders())
+        sweep(name)
         entry = read_index()[name]
         recipe = replace(entry.recipe, core=core_requirement()[0])
         if not recipe.local and _is_current(entry, recipe, dialogue, offline=offline):
@@ -195,8 +195,7 @@ def repair(
         if name not in known:
             raise PluginError(f"{name} has no environment of its own", "timmx plugins list")
     results = {name: _try_repair(name, dialogue, offline=offline) for name in chosen}
-    for path in leftovers(_folders()):
-        Environment(path).remove()
+    for path in leftovers(remove=True):
         dialogue.show(f"removed what was left of an interrupted installation: {path}")
     return results
 
@@ -267,7 +266,3 @@ def _repair_index(dialogue: Dialogue) -> None:
             os.replace(path, path.with_suffix(".json.damaged"))
         write_index(found)
     dialogue.show(f"the index is whole again: {names}")
-
-
-def _folders() -> set[str]:
-    return {entry.folder for entry in read_index().values()}

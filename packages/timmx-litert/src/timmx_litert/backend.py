@@ -13,11 +13,13 @@ from timmx_core.backend import (
     Context,
     ExportRequest,
     LoadedModel,
+    Option,
     Precision,
     Runner,
 )
-from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, RequestError
+from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
 from timmx_litert import container
+from timmx_litert.request import check_request
 
 
 class LiteRTBackend(Backend):
@@ -26,7 +28,27 @@ class LiteRTBackend(Backend):
     name = "litert"
     help = "LiteRT (.tflite), for Android, iOS and small devices."
     suffixes = (".tflite",)
-    precisions = (Precision("fp32", "float32", "float32", floor_db=80.0),)
+    precisions = (
+        Precision("fp32", "float32", "float32", floor_db=80.0),
+        Precision("fp16", "float16", "float32, or as the device computes", floor_db=30.0),
+        Precision("dynamic-int8", "int8", "int8 in layers, ranges found as it runs", floor_db=5.0),
+        Precision("int8", "int8", "int8", floor_db=5.0, calibrated=True),
+    )
+    options = (
+        Option(
+            "io",
+            "str",
+            "Type of the input and output (int8 files alone have a choice).",
+            "float32",
+            choices=("float32", "int8", "uint8"),
+        ),
+        Option(
+            "per_channel",
+            "bool",
+            "One scale for each output channel of a weight in int8, not one for all.",
+            True,
+        ),
+    )
     requires = ("litert-torch>=0.10", "ai-edge-litert>=2.3", "ai-edge-quantizer>=0.10")
 
     def check_export(self, request: ExportRequest | None) -> None:
@@ -34,8 +56,8 @@ class LiteRTBackend(Backend):
         for module in ("litert_torch", "ai_edge_quantizer"):
             if importlib.util.find_spec(module) is None:
                 raise MissingDependency(f"{module} is not installed", "pip install timmx-litert")
-        if request is not None and request.dynamic_batch:
-            raise RequestError("LiteRT files have one batch size", "choose it with --batch-size N")
+        if request is not None:
+            check_request(request)
 
     def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
         """See `Backend.export`."""

@@ -56,9 +56,10 @@ def _prepare(program: torch.export.ExportedProgram) -> torch.export.ExportedProg
 
 
 def _lower(program: torch.export.ExportedProgram) -> Any:
-    from litert_torch.backend import export
+    from litert_torch.backend import export, inline_consts
 
-    return export.exported_program_to_mlir(program)
+    context = inline_consts.InlineConstsContext(enable_resource_constants=False)
+    return export.exported_program_to_mlir(program, lowering_context_plugins=[context])
 
 
 def _export(lowered: Any, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

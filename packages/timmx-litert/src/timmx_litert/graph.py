@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import flatbuffers
@@ -13,6 +14,8 @@ from ai_edge_litert import schema_py_generated as schema
 from timmx_core.errors import ExportError
 from timmx_litert.container import IDENTIFIER
 
+OLDEST_CODES = 127  # greater ones are in the newer of two fields
+VERSIONS = {"DEQUANTIZE": 3}  # the first that does what is asked for here
 ALIGNMENT = 16  # of buffers, as the schema asks for
 NUMPY: dict[int, np.dtype[Any]] = {
     schema.TensorType.FLOAT32: np.dtype(np.float32),
@@ -41,6 +44,10 @@ class Graph:
         if len(self.model.subgraphs) != 1 or len(self.model.signatureDefs or ()) != 1:
             raise ExportError("the converter did not write one graph with one signature")
         self.main: Any = self.model.subgraphs[0]
+        for buffer in self.model.buffers:
+            if buffer.offset > 1:  # the quantizer puts its numbers behind the flatbuffer
+                buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+                buffer.offset = buffer.size = 0
 
     # ---- looking
 
@@ -74,6 +81,15 @@ class Graph:
     def shape(self, tensor: int) -> tuple[int, ...]:
         shape = self.tensors[tensor].shape
         return () if shape is None else tuple(int(n) for n in shape)
+
+    def numbers(self, tensor: int) -> tuple[str, tuple[float, int] | None]:
+        """The type of a tensor's numbers, and scale and zero point where they stand for others."""
+        found = self.tensors[tensor]
+        dtype = str(NUMPY[found.type])
+        quantization = found.quantization
+        if quantization is None or quantization.scale is None or len(quantization.scale) == 0:
+            return dtype, None
+        return dtype, (float(quantization.scale[0]), int(quantization.zeroPoint[0]))
 
     def array(self, tensor: int) -> np.ndarray | None:
         """The value of a constant; None for what the graph computes."""
@@ -117,6 +133,38 @@ class Graph:
         tensor.buffer = 0  # by convention the empty one
         self.tensors.append(tensor)
         return len(self.tensors) - 1
+
+    def add_operator(
+        self,
+        kind: str,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        *,
+        first: bool = False,
+        options: tuple[int, Any] | None = None,
+    ) -> Any:
+        """A new operator, to be computed before all others or after them.
+
+        :param options: a number of `schema.BuiltinOptions`, and the object.
+        """
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._code(getattr(schema.BuiltinOperator, kind))
+        operator.inputs, operator.outputs = _indices(inputs), _indices(outputs)
+        if options is not None:
+            operator.builtinOptionsType, operator.builtinOptions = options
+        self.operators.insert(0 if first else len(self.operators), operator)
+        return operator
+
+    def _code(self, builtin: int) -> int:
+        for index, code in enumerate(self.model.operatorCodes):
+            if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+                return index
+        code = schema.OperatorCodeT()
+        code.builtinCode = builtin
+        code.deprecatedBuiltinCode = min(builtin, OLDEST_CODES)
+        code.version = VERSIONS.get(NAMES[builtin], 1)
+        self.model.operatorCodes.append(code)
+        return len(self.model.operatorCodes) - 1
 
     def add_metadata(self, name: str, data: bytes) -> None:
         buffer = schema.BufferT()

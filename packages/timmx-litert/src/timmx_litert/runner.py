@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError
+from timmx_core.threads import usable_threads
 
 if TYPE_CHECKING:
     import numpy as np
-
-MOST_THREADS = 8  # more gain nothing on one image
 
 
 class LiteRTRunner(Runner):
@@ -57,13 +55,6 @@ class LiteRTRunner(Runner):
         )
         if not fits:
             raise ArtifactError(f"input {name} is {stated}, not {list(array.shape)}")
-
-
-def usable_threads() -> int:
-    """The processors that this process may use, up to a sensible number."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MOST_THREADS)
-    return min(os.cpu_count() or 1, MOST_THREADS)
 
 
 def _first_line(error: BaseException) -> str:

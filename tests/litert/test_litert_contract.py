@@ -8,4 +8,4 @@ from timmx_litert.backend import LiteRTBackend
 
 class TestLiteRT(BackendContract):
     backend = LiteRTBackend
-    no_dynamic_batch = "litert-torch converts one batch size"
+    unsupported = ({"io": "int8"}, {"per_channel": False, "precision": "fp16"})

@@ -48,6 +48,18 @@ class LiteRTBackend(Backend):
             "One scale for each output channel of a weight in int8, not one for all.",
             True,
         ),
+        Option(
+            "optimize",
+            "bool",
+            "Take needless copies out of the graph; what that changes is checked.",
+            True,
+        ),
+        Option(
+            "report",
+            "bool",
+            "Count the operators, and say which of them XNNPACK and a GPU leave out.",
+            False,
+        ),
     )
     requires = ("litert-torch>=0.10", "ai-edge-litert>=2.3", "ai-edge-quantizer>=0.10")
 

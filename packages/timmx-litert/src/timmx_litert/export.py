@@ -18,10 +18,20 @@ from timmx_core.backend import (
     TensorSpec,
 )
 from timmx_core.calibration import rebatched
+from timmx_core.capture import Capturer
 from timmx_core.errors import ExportError
 from timmx_core.measure import distance_db
+from timmx_core.settling import MARGIN_DB
 from timmx_core.threads import usable_threads
-from timmx_litert import container, converter, description, quantization
+from timmx_litert import (
+    batching,
+    container,
+    converter,
+    delegates,
+    description,
+    passes,
+    quantization,
+)
 from timmx_litert.graph import Graph
 from timmx_litert.request import check_samples
 from timmx_litert.runner import LiteRTRunner
@@ -58,6 +68,7 @@ class _Export:
         self.loaded = model
         self.request = request
         self.context = context
+        self.passes: dict[str, int] = {}
 
     def run(self) -> Artifact:
         precision = self.request.precision
@@ -69,26 +80,77 @@ class _Export:
             outputs = [self._port(made.graph, s, made.graph.outputs) for s in self.loaded.outputs]
             self._describe(made.graph, inputs, outputs)
             _write(self.context.primary, made.graph.pack())
+        counts = {"nodes": sum(operators.values()), "operators": operators}
+        made.report = {**counts, "optimised": self.passes, **made.report}
+        if self.request.options["report"]:
+            with self.context.stage("look at the delegates"):
+                self._look(made)
         return Artifact(
             primary=self.context.primary,
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             comparisons=tuple(made.comparisons),
-            report={"nodes": sum(operators.values()), "operators": operators, **made.report},
+            report=made.report,
             notes=tuple(made.notes),
         )
 
     def _converted(self) -> Graph:
+        if not self.request.dynamic_batch:
+            return self._converted_as(None)
+        two, three = (self._converted_as(n) for n in (batching.TWO, batching.THREE))
+        return batching.join(two, three, self.request.batch[1])
+
+    def _converted_as(self, batch: int | None) -> Graph:
+        """The model for its own batch size, or for another."""
         model = self.loaded
-        with self.context.stage("capture"):
-            program = model.capture()
-        with self.context.stage("convert to LiteRT"):
+        capture, label = model.capture, ""
+        if batch is not None:
+            images = tuple(batching.repeated(image, batch) for image in model.example_inputs)
+            capture, label = Capturer(model.module, images, (batch,) * 3), f" for batch {batch}"
+        with self.context.stage(f"capture{label}"):
+            program = capture()
+        with self.context.stage(f"convert to LiteRT{label}"):
             data = converter.convert(
                 program, [i.name for i in model.inputs], [o.name for o in model.outputs]
             )
             graph = Graph(data)
         graph.name_tensors()
-        return graph
+        return self._tidied(graph)
+
+    def _tidied(self, graph: Graph) -> Graph:
+        """The graph made faster; as it was where that spoils it."""
+        if not self.request.options["optimize"]:
+            return graph
+        before = graph.pack()
+        self.passes = passes.tidy(graph)
+        if not self.passes:
+            return graph
+        with self.context.stage("optimise"):
+            port = self.loaded.inputs[0]
+            fits = graph.shape(graph.inputs[port.name])
+            images = self.context.probes(port)
+            batches = [
+                {port.name: images[np.arange(i, i + fits[0]) % len(images)]}
+                for i in range(0, len(images), fits[0])
+            ]
+            want, got = (self._answers(data, batches) for data in (before, graph.pack()))
+        if distance_db(want, got) >= FLOAT_FLOOR_DB + MARGIN_DB:
+            return graph
+        self.passes = {}
+        return Graph(before)
+
+    # ---- what is said of the file
+
+    def _look(self, made: _Made) -> None:
+        """What delegates take of it, as notes and in the report."""
+        outside = delegates.outside_xnnpack(self.context.primary)
+        warnings = delegates.gpu_warnings(self.context.primary)
+        made.report |= {"outside_xnnpack": outside, "gpu_warnings": warnings}
+        made.notes += [
+            f"operators: {_listed(made.report['operators'])}",
+            f"outside XNNPACK: {_listed(outside) or 'none'}",
+            *(f"GPU: {warning}" for warning in warnings or ["LiteRT's analyser objects to none"]),
+        ]
 
     # ---- what the file says of itself
 
@@ -218,6 +280,10 @@ class _Export:
         folder = self.context.staging / name
         folder.mkdir(exist_ok=True)
         return folder / f"{name}.tflite"
+
+
+def _listed(operators: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in operators.items())
 
 
 def _stored(array: np.ndarray, port: TensorSpec) -> np.ndarray:

@@ -140,11 +140,12 @@ class Graph:
         inputs: Sequence[int],
         outputs: Sequence[int],
         *,
-        first: bool = False,
+        at: int | None = None,
         options: tuple[int, Any] | None = None,
     ) -> Any:
-        """A new operator, to be computed before all others or after them.
+        """A new operator.
 
+        :param at: how many operators are computed before it; None: all.
         :param options: a number of `schema.BuiltinOptions`, and the object.
         """
         operator = schema.OperatorT()
@@ -152,8 +153,50 @@ class Graph:
         operator.inputs, operator.outputs = _indices(inputs), _indices(outputs)
         if options is not None:
             operator.builtinOptionsType, operator.builtinOptions = options
-        self.operators.insert(0 if first else len(self.operators), operator)
+        self.operators.insert(len(self.operators) if at is None else at, operator)
         return operator
+
+    def set_shape(self, tensor: int, shape: Sequence[int]) -> None:
+        self.tensors[tensor].shape = np.array(shape, np.int32)
+
+    def add_reshape(self, source: int, shape: Sequence[int], at: int) -> int:
+        """What a new reshape makes of a tensor."""
+        name = _text(self.tensors[source].name)
+        result = self.add_tensor(tuple(shape), self.tensors[source].type, f"{name};{len(shape)}d")
+        operator = self.add_operator("RESHAPE", [source], [result], at=at)
+        self.turn_into_reshape(operator, source, shape)
+        return result
+
+    def turn_into_reshape(self, operator: Any, source: int, shape: Sequence[int]) -> None:
+        """Let an operator with one result be a reshape of another tensor."""
+        wanted = np.array(shape, np.int32)
+        self.turn_into(operator, "RESHAPE", [source, self.add_constant(wanted, "shape")])
+        operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+        operator.builtinOptions = schema.ReshapeOptionsT()
+        operator.builtinOptions.newShape = wanted
+
+    def drop_unread(self) -> None:
+        """Take out operators whose results nobody reads."""
+        read = {int(t) for t in self.main.outputs}
+        kept = []
+        for operator in reversed(self.operators):  # who reads a result stands behind who makes it
+            if any(int(t) in read for t in operator.outputs):
+                read |= {int(t) for t in operator.inputs}
+                kept.append(operator)
+        self.main.operators = kept[::-1]
+
+    def redirect(self, old: int, new: int) -> None:
+        """Let whoever reads one tensor read another."""
+        for operator in self.operators:
+            if old in operator.inputs:
+                operator.inputs = operator.inputs.copy()
+                operator.inputs[operator.inputs == old] = new
+
+    def turn_into(self, operator: Any, kind: str, inputs: Sequence[int]) -> None:
+        """Let an operator without options be one of another kind."""
+        operator.opcodeIndex = self._code(getattr(schema.BuiltinOperator, kind))
+        operator.inputs = _indices(inputs)
+        operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.NONE, None
 
     def _code(self, builtin: int) -> int:
         for index, code in enumerate(self.model.operatorCodes):

@@ -55,7 +55,7 @@ def _expand(graph: Graph, tensor: int, half: np.ndarray) -> None:
     name = graph.tensors[tensor].name.decode("utf-8", "replace")
     stored = graph.add_constant(half, f"{name};float16")
     graph.tensors[tensor].buffer = 0
-    graph.add_operator("DEQUANTIZE", [stored], [tensor], first=True)
+    graph.add_operator("DEQUANTIZE", [stored], [tensor], at=0)
 
 
 def quantize_dynamic(data: bytes, *, per_channel: bool = True) -> bytes:

@@ -20,8 +20,6 @@ def check_request(request: ExportRequest) -> None:
         )
     if not options["per_channel"] and precision not in ("int8", "dynamic-int8"):
         raise RequestError(f"--no-per-channel makes no sense with --precision {precision}")
-    if request.dynamic_batch:
-        raise RequestError("LiteRT files have one batch size", "choose it with --batch-size N")
 
 
 def check_samples(count: int) -> None:

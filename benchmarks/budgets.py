@@ -3,8 +3,9 @@
     python benchmarks/budgets.py --peer /path/to/other/environment/bin/timmx
     python benchmarks/budgets.py --peer ... --only help,list --rounds 5
 
-`python -m venv other && other/bin/pip install "timmx[onnx]==0.10.1"` makes that environment; the
-same release of torch must be in both, or the ratios say nothing. Runs are interleaved: ours,
+`python -m venv other && other/bin/pip install "timmx[onnx,coreml]==0.10.1" "numpy<2.4"` makes that
+environment (coremltools 9 traces no transformer with a newer numpy); the same release of torch must
+be in both, or the ratios say nothing. Runs are interleaved: ours,
 theirs, ours, theirs, and the median of each counts. Memory is the largest single process; the most
 that all processes of a run held at one moment stands beside it.
 """
@@ -62,10 +63,12 @@ CASES = (
             ("onnx", "efficientnet_b0", 0.9),
             ("torch-export", "resnet18", 1.0),
             ("torchscript", "resnet18", 1.0),
+            ("coreml", "resnet18", 1.0),
+            ("coreml", "vit_tiny_patch16_224", 1.0),
         )
     ),
 )
-SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt"}
+SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt", "coreml": ".mlpackage"}
 
 
 @dataclass

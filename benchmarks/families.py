@@ -3,6 +3,7 @@
     python benchmarks/families.py onnx             # finished rows are kept: run it again to go on
     python benchmarks/families.py onnx --only vit,resnet
     python benchmarks/families.py onnx --limit 40  # the 40 smallest
+    python benchmarks/families.py onnx --precisions int8 --again
 
 Each precision is verified as an export of its own; what the precisions share, the captured model
 and its float graph, is made once for a family. Calibrated precisions use synthetic images, since
@@ -57,13 +58,20 @@ def shared_conversion() -> Iterator[None]:
         setattr(converter, "convert", convert)  # noqa: B010
 
 
-def run_family(format: str, model: str, pipe: int) -> None:
-    """Every precision, and what became of each as a line of JSON in the pipe."""
+def precisions_of(format: str, names: str) -> list[Any]:
+    """Those of the format that are asked for, with commas; all of them where none is."""
     from timmx_core.plugins import get_manager
 
+    asked = {part for part in names.split(",") if part}
+    known = get_manager().backend(format).precisions
+    return [p for p in known if not asked or p.name in asked]
+
+
+def run_family(format: str, model: str, precisions: list[Any], pipe: int) -> None:
+    """Every precision, and what became of each as a line of JSON in the pipe."""
     shared = shared_conversion() if format == "onnx" else contextlib.nullcontext()
     with shared, tempfile.TemporaryDirectory() as folder:
-        for precision in get_manager().backend(format).precisions:
+        for precision in precisions:
             row = run_one(format, model, precision.name, precision.calibrated, Path(folder))
             os.write(pipe, (json.dumps({precision.name: row}) + "\n").encode())
 
@@ -112,7 +120,7 @@ def figures(verdict: Any) -> dict[str, Any]:
     }
 
 
-def in_child(format: str, model: str, timeout: float) -> dict[str, Any]:
+def in_child(format: str, model: str, precisions: list[Any], timeout: float) -> dict[str, Any]:
     """A family in a process of its own, which inherits what is imported."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -120,7 +128,7 @@ def in_child(format: str, model: str, timeout: float) -> dict[str, Any]:
         os.close(reader)
         os.setpgrp()
         try:
-            run_family(format, model, writer)
+            run_family(format, model, precisions, writer)
         finally:
             os._exit(0)
     os.close(writer)
@@ -133,10 +141,7 @@ def in_child(format: str, model: str, timeout: float) -> dict[str, Any]:
     spent = signal.alarm(0) == 0
     os.waitpid(child, 0)
     missing = {"status": "timeout" if spent else "crash", "reason": f"within {timeout:g} s"}
-    from timmx_core.plugins import get_manager
-
-    names = [p.name for p in get_manager().backend(format).precisions]
-    return {name: rows.get(name, missing) for name in names}
+    return {p.name: rows.get(p.name, missing) for p in precisions}
 
 
 def main() -> None:
@@ -145,6 +150,7 @@ def main() -> None:
     parser.add_argument("format")
     parser.add_argument("--only", default="", help="families, with commas")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--precisions", default="", help="with commas; by default all")
     parser.add_argument("--again", action="store_true", help="run finished rows again")
     parser.add_argument("--timeout", type=float, default=1800)
     chosen = parser.parse_args()
@@ -154,12 +160,15 @@ def main() -> None:
     only = {part for part in chosen.only.split(",") if part}
     names = sorted(listed, key=lambda family: (listed[family]["parameters"], family))
     import_everything()
+    precisions = precisions_of(chosen.format, chosen.precisions)
     for family in names[: chosen.limit]:
-        if (only and family not in only) or (family in content["rows"] and not chosen.again):
-            continue
         model = listed[family]["model"]
-        row = in_child(chosen.format, model, chosen.timeout)
-        content["rows"][family] = {"model": model, "precisions": row}
+        rows = content["rows"].get(family, {"precisions": {}})["precisions"]
+        missing = [p for p in precisions if chosen.again or p.name not in rows]
+        if (only and family not in only) or not missing:
+            continue
+        row = in_child(chosen.format, model, missing, chosen.timeout)
+        content["rows"][family] = {"model": model, "precisions": rows | row}
         print(
             family, model, {n: (r["status"], r.get("snr_db")) for n, r in row.items()}, flush=True
         )

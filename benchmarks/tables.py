@@ -238,24 +238,27 @@ def photographs(format: str) -> str:
     return table(header, rows, 2)
 
 
-def beside(format: str) -> str:
-    """Time and memory of an export beside another program's."""
-    content = results(f"beside-{format}")
+def budgets() -> str:
+    """Our commands beside the peer's: medians, ratios, and what they may be."""
     rows = []
-    for model, row in content.get("rows", {}).items():
-        cells = [
-            f"{_median(row[who][what]):.{digits}f}"
-            for what, digits in (("seconds", 1), ("megabytes", 0))
-            for who in ("timmx", "other")
-        ]
-        ratios = [f"{row['ratio_seconds']:.2f}", f"{row['ratio_megabytes']:.2f}"]
-        rows.append([model, *cells[:2], ratios[0], *cells[2:], ratios[1]])
-    other = content.get("other", "the other")
-    return table(["model", "s", f"s, {other}", "ratio", "MB", f"MB, {other}", "ratio"], rows, 1)
-
-
-def _median(values: list[float]) -> float:
-    return statistics.median(values)
+    for name, row in results("budgets").get("rows", {}).items():
+        ours, theirs, ratio, most = row["ours"], row["theirs"], row["ratio"], row["budget"]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{ours['seconds']:.2f}",
+                f"{theirs['seconds']:.2f}",
+                f"{ratio['seconds']:.2f}",
+                f"{most['seconds']:.2f}",
+                f"{ratio['processor']:.2f}",
+                f"{ours['largest']:.0f}",
+                f"{theirs['largest']:.0f}",
+                f"{ratio['largest']:.2f}",
+                f"{ratio['together']:.2f}",
+            ]
+        )
+    header = ["command", "s", "s, peer", "ratio", "budget", "processor"]
+    return table([*header, "MiB", "MiB, peer", "ratio", "all processes"], rows, 1)
 
 
 def _cell(text: str, most: int = 160) -> str:
@@ -315,18 +318,28 @@ def unverified(format: str) -> str:
 PASSES = ("unfolded", "optimizer", "fusions", "basic", "extended", "onnxslim")
 
 
-def latency(labels: tuple[str, ...]) -> str:
+def latency(labels: tuple[str, ...], format: str = "onnx") -> str:
     """Files of each model, as ratios to the one in fp32."""
+    found = results(f"latency-{format}").get("rows", {})
+    kept = {model: row for model, row in found.items() if any(name in row for name in labels)}
+    columns = [(name, "ratio") for name in labels]
+    if any("ratio_2_threads" in row.get("peer", {}) for row in kept.values()) and "peer" in labels:
+        columns.append(("peer", "ratio_2_threads"))
     rows = [
         [
             model,
             f"{row['fp32']['ms']:.1f} ms",
-            *(f"{row[name]['ratio']:.2f}" if name in row else "" for name in labels),
+            *(f"{row.get(n, {})[key]:.2f}" if key in row.get(n, {}) else "" for n, key in columns),
         ]
-        for model, row in results("latency-onnx").get("rows", {}).items()
-        if any(name in row for name in labels)
+        for model, row in kept.items()
     ]
-    return table(["model", "fp32", *labels], rows, 1)
+    means = []
+    for name, key in columns:
+        values = [row[name][key] for row in kept.values() if key in row.get(name, {})]
+        means.append(f"{statistics.geometric_mean(values):.3f}" if values else "")
+    rows.append(["**geometric mean**", "", *means])
+    heads = [name if key == "ratio" else f"{name}, 2 threads" for name, key in columns]
+    return table(["model", "fp32", *heads], rows, 1)
 
 
 def calibration() -> str:
@@ -342,6 +355,28 @@ def calibration() -> str:
         for label, row in results("calibration-onnx").get("rows", {}).items()
     ]
     return table(["file", "dB", "same class, of 10", "ms", "MB"], rows, 1)
+
+
+def dispatch() -> str:
+    """Exports through the host beside those in the environment, and start-up."""
+    content = results("dispatch")
+    rows = []
+    for format, row in content.get("rows", {}).items():
+        seconds = row["seconds"]
+        rows.append(
+            [
+                f"{format}, {row['model']}",
+                f"{seconds['dispatched']:.2f} s",
+                f"{seconds['inside']:.2f} s",
+                f"{row['extra_seconds']:.2f} s",
+                "",
+            ]
+        )
+    for words, cost in content.get("start_up", {}).items():
+        if words != "isolated":
+            cells = [f"{cost['seconds']:.2f} s", "", "", f"{cost['mib']:.0f} MiB"]
+            rows.append([f"`timmx {words}`", *cells])
+    return table(["", "through the host", "inside", "more", "memory"], rows, 1)
 
 
 def accidents() -> str:
@@ -374,13 +409,17 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-clean": clean,
     "faults-versions": versions,
     "accidents": accidents,
+    "budgets": budgets,
+    "dispatch": dispatch,
     "calibration-onnx": calibration,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),
+    "latency-litert": lambda: latency(
+        ("unoptimised", "fp16", "dynamic-int8", "int8", "peer"), "litert"
+    ),
 }
 
 BY_FORMAT: Mapping[str, Callable[[str], str]] = {
-    "beside": beside,
     "families": families,
     "photographs": photographs,
     "precisions": precisions,

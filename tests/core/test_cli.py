@@ -160,7 +160,7 @@ def test_errors_are_json_too(timmx: Run) -> None:
     [
         ("alhpa", "did you mean alpha?"),
         ("docter", "did you mean doctor?"),
-        ("zebra", "pip install timmx-zebra"),
+        ("zebra", "timmx plugins install zebra"),
         ("resnet18", "the format comes first"),
     ],
 )
@@ -256,7 +256,7 @@ def test_info(timmx: Run) -> None:
     assert facts["parameters"] == 11_689_512
     assert facts["num_classes"] == 1000
     assert facts["input"]["height"] == 224
-    assert facts["formats"]["alpha"] == {"error": "", "precisions": ["fp32"]}
+    assert facts["formats"]["alpha"] == {"error": "", "isolated": False, "precisions": ["fp32"]}
     assert "resnet18.a1_in1k" in facts["weights"]["tags"]
     assert timmx("info", "resent50").returncode == 5
 

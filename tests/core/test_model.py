@@ -33,6 +33,25 @@ def test_the_plain_model_has_timm_s_input_contract() -> None:
     assert not loaded.module.training
 
 
+class Remembering(nn.Module):
+    """Keeps what it computed first, like some of timm's models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if self.kept is None:
+            self.kept = torch.linspace(-1, 1, 4)[:, None].expand(4, 4).contiguous()
+        return self.layer(self.kept) + self.layer(image.mean(1))
+
+
+def test_a_model_that_remembers_can_still_be_captured_with_gradients() -> None:
+    loaded = api.load_model(Remembering().eval(), input_size=(3, 4, 4))
+    loaded.module(*loaded.example_inputs).sum().backward()
+
+
 @pytest.mark.parametrize("chans", [1, 2, 5])
 def test_any_number_of_channels(chans: int) -> None:
     loaded = api.load_model(TIMM_NAME, in_chans=chans)

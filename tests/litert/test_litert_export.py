@@ -199,3 +199,22 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, str(tmp_path / "model.tflite")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.stdout.splitlines(), done.stderr) == (["[]"], "")
+
+
+def test_copies_go_and_the_results_stay(tmp_path: Path) -> None:
+    """What litert-torch leaves of reshapes and transposes in a transformer."""
+    options: dict[str, Any] = {"input_size": (3, 32, 32), "num_classes": 10}
+    options |= {"model_kwarg": ("depth=1",), "report": True, "overwrite": True}
+    counts = []
+    for optimize in (False, True):
+        result = exported(tmp_path, "vit_tiny_patch16_224", optimize=optimize, **options)
+        assert result.verdict.status == "verified"
+        assert result.manifest["report"]["outside_xnnpack"] == {}
+        assert any(note.startswith("outside XNNPACK: none") for note in result.notes)
+        counts.append(result.manifest["report"]["operators"])
+    before, after = counts
+    found = result.manifest["report"]["optimised"]
+    assert {"keep_mean_dimensions", "unfold_products", "drop_key_transposes"} <= set(found)
+    assert after["RESHAPE"] < before["RESHAPE"] / 2
+    assert after["TRANSPOSE"] < before["TRANSPOSE"]
+    assert all(after[kind] == before[kind] for kind in ("FULLY_CONNECTED", "MEAN", "SOFTMAX"))

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
-from photo_trials import classes_of_file, classes_of_timm
+from photo_trials import calibration_folder, classes_of_file, classes_of_timm
 from testdata import Photograph
 
 import timmx_core
@@ -59,11 +59,8 @@ def test_photographs_are_classified_as_by_timm(
     options: dict[str, Any] = {"pretrained": True}
     judged = photographs
     if precision == "int8":
-        calibration = tmp_path / "calibration"
-        calibration.mkdir()
-        for photograph in photographs[:10]:
-            (calibration / photograph.path.name).symlink_to(photograph.path)
-        options |= {"random_calibration": False, "calibration_data": str(calibration)}
+        calibration = calibration_folder(tmp_path, photographs[:10])
+        options |= {"random_calibration": False, "calibration_data": calibration}
         judged = photographs[10:]
     result = exported(tmp_path, f"local-dir:{lite0_dir}", precision, **options)
     assert result.verdict.status == "verified"
@@ -385,6 +382,59 @@ def test_a_factor_behind_a_layer_goes_into_its_weights() -> None:
     """And nothing else does: a factor along another axis, a result that others use."""
     assert folded([5]) == folded([1, 1, 5]) == folded([1]) == 1
     assert folded([5, 1]) == folded([5], used_twice=True) == 0
+
+
+def pads_folded(layer: str, amounts: list[int], value: float, mode: str = "constant") -> int:
+    """Pads that were folded, once both graphs were seen to compute the same."""
+    rng = np.random.default_rng(0)
+    arrays = {"p": np.array(amounts, np.int64), "v": np.array(value, np.float32)}
+    arrays |= {"w": rng.standard_normal((2, 3, 3, 3)).astype(np.float32)} if layer == "Conv" else {}
+    weights = [onnx.numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    own = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1]}
+    nodes = [
+        helper.make_node(
+            "Pad", ["x", "p", *(["v"] if mode == "constant" else [])], ["q"], mode=mode
+        ),
+        helper.make_node(layer, ["q", *(["w"] if layer == "Conv" else [])], ["y"], **own),
+    ]
+    port = helper.make_tensor_value_info
+    ports = [port("x", 1, [1, 3, 9, 8])], [port("y", 1, None)]
+    graph = helper.make_graph(nodes, "g", *ports, weights)
+    before = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = ir.from_proto(before)
+    count = optimization.fold_pads(model)
+    x = -rng.random((1, 3, 9, 8), np.float32)
+    want, got = (
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"x": x}
+        )[0]
+        for m in (before, ir.to_proto(model))
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    return count
+
+
+def test_a_pad_becomes_part_of_the_layer_behind_it() -> None:
+    """Unless it pads with what the layer would not, or channels, or more than the window."""
+    around = [0, 0, 1, 0, 0, 0, 1, 1]
+    assert pads_folded("Conv", around, 0.0) == pads_folded("MaxPool", around, -np.inf) == 1
+    assert pads_folded("Conv", around, 0.5) == pads_folded("MaxPool", around, 0.0) == 0
+    assert pads_folded("Conv", around, 0.0, "reflect") == 0
+    assert pads_folded("MaxPool", [0, 1, 0, 0, 0, 0, 0, 0], -np.inf) == 0
+    assert pads_folded("MaxPool", [0, 0, 3, 0, 0, 0, 0, 0], -np.inf) == 0
+
+
+def test_int8_of_a_pooling_that_pads_with_infinity(tmp_path: Path) -> None:
+    class Padding(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 64, 3)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            padded = torch.nn.functional.pad(self.layer(image), (0, 1, 0, 1), value=-float("inf"))
+            return torch.nn.functional.max_pool2d(padded, 3, 2).mean((2, 3))
+
+    assert exported(tmp_path, Padding().eval(), "int8").verdict.status == "verified"
 
 
 def test_an_optimisation_that_spoils_the_file_is_rolled_back(

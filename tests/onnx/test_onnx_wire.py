@@ -6,14 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from timmx_core.errors import ArtifactError
-from timmx_onnx import metadata, wire
+from timmx_core.errors import ArtifactError, ExportError
+from timmx_onnx import export, metadata, storage, wire
 from timmx_onnx.backend import OnnxBackend
 from timmx_onnx.runner import check_external_files
 from timmx_onnx.wire import WireError, bytes_field, varint
@@ -51,6 +53,37 @@ def test_a_manifest_comes_back_and_leaves_the_model_valid(tmp_path: Path) -> Non
     assert {p.key: p.value for p in model.metadata_props} == {"timmx": "{}"}
     onnx.checker.check_model(model, full_check=True)
     assert metadata.read_header(path).opset == 20
+
+
+@pytest.mark.parametrize("external", ["never", "always"])
+@pytest.mark.parametrize("operator", ["MatMul", "Nope"])
+def test_a_written_file_is_checked_without_its_weights(
+    tmp_path: Path, external: str, operator: str
+) -> None:
+    weight = numpy_helper.from_array(np.ones((400, 300), np.float32), "w")
+    node = helper.make_node(operator, ["x", "w"], ["y"])
+    ports = [helper.make_tensor_value_info("x", 1, [4, 400])]
+    graph = helper.make_graph(
+        [node], "g", ports, [helper.make_tensor_value_info("y", 1, [4, 300])], [weight]
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path = tmp_path / "m.onnx"
+    stored = storage.save(ir.from_proto(proto), path, external)
+    assert len(stored.skeleton) < 1000
+    if operator == "Nope":
+        with pytest.raises(ExportError, match="invalid"):
+            export.check_file(path, stored.skeleton, 20)
+    else:
+        export.check_file(path, stored.skeleton, 20)
+        bones = tmp_path / "bones.onnx"
+        bones.write_bytes(stored.skeleton)
+        (found,) = onnx.load(bones).graph.initializer
+        assert numpy_helper.to_array(found).sum() == 120_000
+        bones.unlink()
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "m.onnx",
+        *([stored.data.name] if stored.data else []),
+    }
 
 
 def test_a_manifest_is_not_put_behind_what_another_tool_wrote(tmp_path: Path) -> None:

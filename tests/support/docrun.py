@@ -75,6 +75,11 @@ def pages() -> list[Path]:
     return sorted(found)
 
 
+def isolation_page() -> Path:
+    """It needs a host in which no format is installed, and is run where that is so."""
+    return ROOT / "docs/isolation.md"
+
+
 def format_pages() -> list[Path]:
     """The pages that need one format, and are run where that is installed."""
     return sorted((ROOT / "docs/formats").glob("*.md"))

@@ -12,6 +12,15 @@ from testdata import Photograph
 import timmx_core
 
 
+def calibration_folder(folder: Path, photographs: Sequence[Photograph]) -> str:
+    """Some of the photographs by themselves, for `--calibration-data`."""
+    calibration = folder / "calibration"
+    calibration.mkdir()
+    for photograph in photographs:
+        (calibration / photograph.path.name).symlink_to(photograph.path)
+    return str(calibration)
+
+
 def classes_of_file(path: Path, photographs: Sequence[Photograph]) -> list[int]:
     """What the lines of `timmx inspect --snippet python` make of each photograph."""
     return [int(np.argmax(outputs[0])) for outputs in outputs_of_file(path, photographs)]

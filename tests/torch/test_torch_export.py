@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,11 +15,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from photo_trials import classes_of_file, classes_of_timm
+from photo_trials import calibration_folder, classes_of_file, classes_of_timm
 from testdata import Photograph
 
 import timmx_core
-from timmx_core.errors import ArtifactError, CannotRunHere, ExportError
+from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, MissingDependency
 from timmx_torch import saving
 from timmx_torch.backend import TorchExportBackend, TorchScriptBackend
 
@@ -177,6 +178,66 @@ def test_photographs_are_classified_as_by_timm(
     assert result.path is not None
     expected = classes_of_timm(lite0_dir, photographs)
     assert classes_of_file(result.path, photographs) == expected
+
+
+RANDOM = {"random_calibration": True, "calibration_samples": 5}
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 3}, {"dynamic_batch": True}, {"features": True}]
+)
+def test_int8_stores_integers_alone(tmp_path: Path, options: dict[str, Any]) -> None:
+    pytest.importorskip("torchao")
+    if "features" in options:
+        options = options | {"num_classes": None}
+    plain = exported(tmp_path, "torch-export", **options).size
+    result = exported(
+        tmp_path, "torch-export", precision="int8", overwrite=True, **RANDOM, **options
+    )
+    assert result.verdict.status == "verified"
+    assert {m.comparison for m in result.verdict.measurements} == {"file", "float file"}
+    assert result.path is not None
+    assert result.size < 0.3 * plain
+    assert timmx_core.verify(result.path).status == "verified"
+    weights = torch.export.load(result.path).state_dict
+    assert not [n for n, w in weights.items() if w.is_floating_point() and w.ndim == 4]
+
+
+def test_int8_without_torchao_is_refused_before_torch_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "torchao" or None)
+    with pytest.raises(MissingDependency) as caught:
+        timmx_core.export("torch-export", "resnet18", precision="int8", **RANDOM)
+    assert "timmx-torch[int8]" in caught.value.hint
+
+
+def test_int8_of_what_has_no_layer_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with pytest.raises(ExportError, match="no layer"):
+        exported(tmp_path, "torch-export", module, precision="int8", input_size=(3, 8, 8), **RANDOM)
+
+
+def test_photographs_in_int8(
+    tmp_path: Path, lite0_dir: Path, photographs: list[Photograph]
+) -> None:
+    """Calibrated on the first ten, and judged on the others."""
+    pytest.importorskip("torchao")
+    calibration = calibration_folder(tmp_path, photographs[:10])
+    whole = {"pretrained": True, "input_size": None, "num_classes": None}
+    result = exported(
+        tmp_path,
+        "torch-export",
+        f"local-dir:{lite0_dir}",
+        precision="int8",
+        calibration_data=calibration,
+        **whole,
+    )
+    assert result.path is not None
+    expected = classes_of_timm(lite0_dir, photographs[10:])
+    given = classes_of_file(result.path, photographs[10:])
+    assert sum(a == b for a, b in zip(given, expected, strict=True)) >= 9
 
 
 # In a process of its own: what it guards against ends the process.

@@ -11,7 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-GENERAL = [page for page in docrun.pages() if page not in docrun.format_pages()]
+ELSEWHERE = [*docrun.format_pages(), docrun.isolation_page()]
+GENERAL = [page for page in docrun.pages() if page not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("page", GENERAL, ids=lambda p: str(p.relative_to(docrun.ROOT)))
@@ -25,6 +26,11 @@ def test_page_of_a_format_is_run_somewhere(page: Path) -> None:
     assert any(f'"{page.name}"' in runner.read_text(encoding="utf-8") for runner in runners), (
         f"tests/<format>/test_pages.py runs {page.name}"
     )
+
+
+def test_the_page_on_isolation_is_run_somewhere() -> None:
+    runner = docrun.ROOT / "tests/core/test_pages.py"
+    assert "docrun.isolation_page()" in runner.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", docrun.pages(), ids=lambda p: str(p.relative_to(docrun.ROOT)))

@@ -12,7 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from timmx_core.api import describe_model, export, inspect, load_model, snippet, verify
+    from timmx_core.api import (
+        describe_model,
+        export,
+        export_all,
+        inspect,
+        load_model,
+        snippet,
+        verify,
+    )
     from timmx_core.errors import (
         ArtifactError,
         CannotRunHere,
@@ -46,6 +54,7 @@ __all__ = [
     "VerificationError",
     "describe_model",
     "export",
+    "export_all",
     "inspect",
     "load_model",
     "snippet",
@@ -56,7 +65,15 @@ __all__ = [
 # Loaded on first use: a plugin, a worker or `timmx --help` imports what it needs of the package
 # and nothing else.
 _HOMES = {
-    "timmx_core.api": ("describe_model", "export", "inspect", "load_model", "snippet", "verify"),
+    "timmx_core.api": (
+        "describe_model",
+        "export",
+        "export_all",
+        "inspect",
+        "load_model",
+        "snippet",
+        "verify",
+    ),
     "timmx_core.results": ("ExportResult", "Inspection", "Measurement", "Verdict"),
 }
 

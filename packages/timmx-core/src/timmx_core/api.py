@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from timmx_core.errors import (
 )
 from timmx_core.inspection import inspect_file
 from timmx_core.inspection import snippet as make_snippet
+from timmx_core.isolation.description import DescribedBackend
 from timmx_core.noise import Noise
 from timmx_core.plugins import PluginManager, get_manager
 from timmx_core.progress import Reporter, SilentReporter
@@ -25,6 +26,8 @@ from timmx_core.results import ExportResult, Inspection, Verdict
 
 if TYPE_CHECKING:
     import torch
+
+    from timmx_core.isolation.installed import IsolatedPlugin
 
 
 def export(
@@ -38,9 +41,12 @@ def export(
 ) -> ExportResult:
     """Export a model to a verified file.
 
+    A format with an environment of its own is exported there, in another process.
+
     :param format: "onnx", ...; see `timmx plugins list`.
     :param model: a timm name, `hf-hub:org/name`, `local-dir:path`, or a module of your own, which
-        is not changed and needs `input_size=(C, H, W)`.
+        is not changed and needs `input_size=(C, H, W)`; formats with an environment of their own
+        take names only.
     :param verbose: let the converters' output through to stderr.
     :param options: those of `timmx <format> --help`, with underscores.
     :raises TimmxError: of the kind that fits; then no file is left behind.
@@ -48,10 +54,58 @@ def export(
     from timmx_core.lifecycle import run_export
 
     manager = manager or get_manager()
-    backend = manager.backend(format)
+    backend = manager.format(format)
+    if isinstance(backend, DescribedBackend):
+        from timmx_core.isolation.dispatch import export_there
+
+        return export_there(
+            manager.isolated[format],
+            backend,
+            model,
+            options,
+            manager=manager,
+            reporter=reporter or SilentReporter(),
+            verbose=verbose,
+        )
     request = option_data.make_request(backend, model, options)
     with quiet(verbose):
         return run_export(backend, request, manager=manager, reporter=reporter or SilentReporter())
+
+
+def export_all(
+    model: str,
+    formats: Sequence[str] | None = None,
+    *,
+    output: str | Path = ".",
+    own_options: Mapping[str, Mapping[str, Any]] | None = None,
+    jobs: int | None = None,
+    manager: PluginManager | None = None,
+    **options: Any,
+) -> dict[str, ExportResult | TimmxError]:
+    """Export a model to several formats at once, each in a process of its own.
+
+    :param formats: None: all there are.
+    :param output: the folder of the files.
+    :param own_options: further options by format.
+    :param jobs: the most at once; fewer where memory does not allow it.
+    :return: by format, the result or what went wrong; one that fails stops none of the others.
+    :raises TimmxError: where no export was begun: an unknown format, a folder that cannot be made.
+
+    .. versionadded:: 0.1
+    """
+    from timmx_core import together
+
+    manager = manager or get_manager()
+    done = together.export_all(
+        model,
+        list(manager.formats) if formats is None else list(formats),
+        Path(output),
+        options,
+        own_options or {},
+        manager=manager,
+        jobs=jobs,
+    )
+    return {job.format: job.outcome for job in done if job.outcome is not None}
 
 
 @contextmanager
@@ -109,6 +163,25 @@ def verify(
         )
     if probe_data is None and (model is not None or checkpoint is not None):
         raise RequestError("--model and --checkpoint go with --probe-data")
+    plugin = _owner(Path(path), manager)
+    if plugin is not None:
+        if model is not None and not isinstance(model, str):
+            raise RequestError(
+                f"{path} is verified in the environment of {plugin.name}, where a module of this "
+                "process cannot be taken",
+                "name the model",
+            )
+        from timmx_core.isolation.dispatch import verify_there
+
+        options = dict(run_options or {}) | {
+            "probe_data": probe_data,
+            "model": model,
+            "checkpoint": checkpoint,
+            "verify_timeout": timeout,
+        }
+        return verify_there(
+            plugin, Path(path), options, reporter=reporter or SilentReporter(), verbose=verbose
+        )
     with quiet(verbose):
         return verify_file(
             Path(path),
@@ -128,7 +201,39 @@ def inspect(path: str | Path, *, manager: PluginManager | None = None) -> Inspec
     :raises ArtifactError: it cannot be read, or is not timmx's.
     """
     manager = manager or get_manager()
+    plugin = _owner(Path(path), manager)
+    if plugin is not None:
+        from timmx_core.isolation.dispatch import inspect_there
+
+        return inspect_there(plugin, Path(path))[0]
     return inspect_file(Path(path), manager.backends.values())
+
+
+def inspect_with_snippet(
+    path: str | Path, *, manager: PluginManager | None = None
+) -> tuple[Inspection, str]:
+    """`inspect` and `snippet` of a file, with one call of its format's environment.
+
+    :raises ArtifactError: it cannot be read, is not timmx's, or does not run from Python.
+    """
+    manager = manager or get_manager()
+    plugin = _owner(Path(path), manager)
+    if plugin is not None:
+        from timmx_core.isolation.dispatch import inspect_there
+
+        inspection, source = inspect_there(plugin, Path(path), snippet=True)
+        return inspection, source or ""
+    inspection = inspect(path, manager=manager)
+    return inspection, snippet(inspection, manager=manager)
+
+
+def _owner(path: Path, manager: PluginManager) -> IsolatedPlugin | None:
+    """The environment that a file is taken to; None: it is read here."""
+    if not manager.isolated:
+        return None
+    from timmx_core.isolation.dispatch import owner_of
+
+    return owner_of(path, manager)
 
 
 def snippet(inspection: Inspection, *, manager: PluginManager | None = None) -> str:
@@ -137,6 +242,11 @@ def snippet(inspection: Inspection, *, manager: PluginManager | None = None) -> 
     :raises PluginError: the file's format is not installed.
     """
     manager = manager or get_manager()
+    plugin = manager.isolated.get(inspection.format)
+    if plugin is not None:
+        from timmx_core.isolation.dispatch import inspect_there
+
+        return inspect_there(plugin, inspection.path, snippet=True)[1] or ""
     return make_snippet(inspection, manager.backend(inspection.format))
 
 
@@ -169,9 +279,25 @@ def describe_model(model: str, **options: Any) -> dict[str, Any]:
 
     :raises ModelError: unknown.
     """
+    from importlib.util import find_spec
+
     from timmx_core.description import describe
 
+    plugin = None if find_spec("timm") is not None else _with_timm(get_manager())
+    if plugin is not None and not options:
+        from timmx_core.isolation.dispatch import ask
+
+        return ask(plugin, ["info", "--json", "--", model])
     return describe(model, options)
+
+
+def _with_timm(manager: PluginManager) -> IsolatedPlugin | None:
+    """An environment that has timm, for a host that has none."""
+    for plugin in manager.isolated_plugins:
+        places = (folder / "timm" for folder in plugin.environment.site_packages)
+        if not plugin.row.troubled and any(place.is_dir() for place in places):
+            return plugin
+    return None
 
 
 def exit_code(verdict: Verdict) -> int:

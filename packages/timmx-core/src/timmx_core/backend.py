@@ -180,8 +180,11 @@ class Context(ABC):
     primary: Path  # in staging, with the name that the primary will have when published
 
     @abstractmethod
-    def calibration(self) -> Iterator[Mapping[str, np.ndarray]]:
-        """Batches in the form of `LoadedModel.inputs`; the format feeds its own quantizer."""
+    def calibration(self, size: int | None = None) -> Iterator[Mapping[str, np.ndarray]]:
+        """Batches in the form of `LoadedModel.inputs`; the format feeds its own quantizer.
+
+        :param size: images in each batch, the last filled up with its own; None: as core likes.
+        """
 
     @abstractmethod
     def probes(self, spec: TensorSpec) -> np.ndarray:

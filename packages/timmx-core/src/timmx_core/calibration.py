@@ -8,7 +8,7 @@ was asked for, and the manifest says so then.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,9 +88,12 @@ class Calibration:
         floats = np.ascontiguousarray(array, np.float32)
         return cls(_report(floats, "float array"), floats=floats)
 
-    def batches(self, spec: TensorSpec) -> Iterator[Mapping[str, np.ndarray]]:
+    def batches(
+        self, spec: TensorSpec, size: int | None = None
+    ) -> Iterator[Mapping[str, np.ndarray]]:
         """Batches in the form of an image port.
 
+        :param size: of every batch; None: up to `BATCH`.
         :raises RequestError: floats that are normalised, for a file that normalises by itself.
         """
         whole = self.pixels if self.pixels is not None else self.floats
@@ -100,30 +103,21 @@ class Calibration:
                 "normalised calibration floats do not fit a file that normalises by itself",
                 "give images or uint8 pixels",
             )
-        for start in range(0, len(whole), BATCH):
-            part = whole[start : start + BATCH]
+        for part in _parts(whole, size):
             if self.pixels is not None:
                 yield {spec.name: pixels_to_input(part, spec)}
             else:
                 yield {spec.name: part if spec.layout == "NCHW" else part.transpose(0, 2, 3, 1)}
 
 
-def rebatched(
-    batches: Iterable[Mapping[str, np.ndarray]], size: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """The same images in batches of `size`; the last is filled up with its own images."""
+def _parts(whole: np.ndarray, size: int | None) -> Iterator[np.ndarray]:
     import numpy as np
 
-    rest: dict[str, np.ndarray] = {}
-    for batch in batches:
-        rest = {n: np.concatenate([rest[n], a]) if n in rest else a for n, a in batch.items()}
-        while len(next(iter(rest.values()))) >= size:
-            yield {name: array[:size] for name, array in rest.items()}
-            rest = {name: array[size:] for name, array in rest.items()}
-    count = len(next(iter(rest.values()), ()))
-    if count:
-        index = np.arange(size) % count
-        yield {name: array[index] for name, array in rest.items()}
+    for start in range(0, len(whole), size or BATCH):
+        part = whole[start : start + (size or BATCH)]
+        if size is not None and len(part) < size:
+            part = part[np.arange(size) % len(part)]
+        yield part
 
 
 def _report(array: np.ndarray, kind: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -86,10 +86,19 @@ def timm_folder() -> Path:
     except (ImportError, ValueError):
         spec = None
     locations = list(spec.submodule_search_locations or ()) if spec is not None else []
-    folder = next((Path(p) for p in locations if (Path(p) / "models").is_dir()), None)
+    folders = (*map(Path, locations), *_isolated_folders())
+    folder = next((folder for folder in folders if (folder / "models").is_dir()), None)
     if folder is None:
         raise MissingDependency("timm is not installed", 'pip install "timmx-core[timm]"')
     return folder
+
+
+def _isolated_folders() -> Iterator[Path]:
+    """timm in the environments of plugins, for a host that has none."""
+    from timmx_core.plugins import get_manager
+
+    for plugin in get_manager().isolated_plugins:
+        yield from (folder / "timm" for folder in plugin.environment.site_packages)
 
 
 def natural_key(name: str) -> list[int | str]:
@@ -130,12 +139,22 @@ def _ask_timm() -> list[str]:
     :raises MissingDependency: timm cannot be imported either.
     """
     done = subprocess.run(
-        [sys.executable, "-c", ASK_TIMM], capture_output=True, text=True, check=False
+        [_python_of_timm(), "-c", ASK_TIMM], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise MissingDependency(f"timm cannot be imported: {last}", "see timmx doctor")
     return [str(name) for name in json.loads(done.stdout.strip().splitlines()[-1])]
+
+
+def _python_of_timm() -> str:
+    """Whose timm it is that was found."""
+    from timmx_core.plugins import get_manager
+
+    folder = timm_folder()
+    owners = [p.environment for p in get_manager().isolated_plugins]
+    owner = next((o for o in owners if folder.is_relative_to(o.folder)), None)
+    return sys.executable if owner is None else str(owner.python)
 
 
 def _fingerprint() -> str:

@@ -47,13 +47,13 @@ class ExportContext(Context):
         self._loaded = loaded
         self._derived = 0
 
-    def calibration(self) -> Iterator[Mapping[str, np.ndarray]]:
+    def calibration(self, size: int | None = None) -> Iterator[Mapping[str, np.ndarray]]:
         """See `Context.calibration`."""
         from timmx_core.calibration import Calibration
 
         calibration = Calibration.of(self._request.shared, self._subject.built)
         self.calibration_report = calibration.report
-        return calibration.batches(self._loaded.inputs[0])
+        return calibration.batches(self._loaded.inputs[0], size)
 
     def probes(self, spec: TensorSpec) -> np.ndarray:
         """See `Context.probes`."""

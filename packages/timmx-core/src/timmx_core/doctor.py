@@ -12,15 +12,20 @@ import sysconfig
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timmx_core.assessment import Answer, assess_export, assess_requirements, assess_run
+from timmx_core.errors import TimmxError
 from timmx_core.paths import home
 from timmx_core.plugins import PluginManager
+
+if TYPE_CHECKING:
+    from timmx_core.isolation.installed import IsolatedPlugin
 
 OWN_DISTRIBUTION = "timmx-core"
 SCRIPT = "timmx"
 IMPORT_SECONDS = 120
+ENVIRONMENT_SECONDS = 3 * IMPORT_SECONDS
 INSTALL_TIMM = 'pip install "timmx-core[timm]"'
 MIXED_BUILDS = "operator torchvision::nms does not exist"
 
@@ -37,17 +42,91 @@ class Problem:
 def examine(manager: PluginManager) -> dict[str, Any]:
     """Everything that doctor knows, JSON-able. Imports torch in another process only."""
     libraries = probe_libraries()
-    problems = [*_library_problems(libraries), *script_problems(), *_plugin_problems(manager)]
+    environments = examine_environments(manager)
+    # Where every format has an environment of its own, nothing is exported here.
+    here = bool(manager.backends) or not manager.isolated_plugins
+    problems = [
+        *(_library_problems(libraries) if here else ()),
+        *script_problems(),
+        *_plugin_problems(manager),
+        *_environment_problems(environments),
+    ]
     formats = [_format(manager, name) for name in manager.backends]
+    formats += [entry for environment in environments for entry in environment["formats"]]
     return {
         "timmx": {"version": metadata.version(OWN_DISTRIBUTION), "home": str(home())},
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "platform": {"system": platform.platform(), "machine": platform.machine()},
         "libraries": libraries,
         "plugins": [asdict(row) for row in manager.rows],
-        "formats": formats,
+        "formats": sorted(formats, key=lambda entry: str(entry["name"])),
+        "environments": environments,
         "problems": [asdict(problem) for problem in problems],
     }
+
+
+def examine_environments(manager: PluginManager) -> list[dict[str, Any]]:
+    """What doctor says in each environment of its own that can be started, all at once.
+
+    A row each: `name`, `path`, `error`, `remedy`, `python`, `torch`, `formats`.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    plugins = [plugin for plugin in manager.isolated_plugins if not plugin.row.troubled]
+    if not plugins:
+        return []
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(_environment, plugins))
+
+
+def _environment(plugin: IsolatedPlugin) -> dict[str, Any]:
+    from timmx_core.isolation.dispatch import ask
+
+    row: dict[str, Any] = {
+        "name": plugin.name,
+        "path": str(plugin.entry.path),
+        "error": "",
+        "remedy": "",
+        "python": None,
+        "torch": None,
+        "formats": [],
+    }
+    try:
+        report = ask(plugin, ["doctor", "--json"], timeout=ENVIRONMENT_SECONDS)
+        own = set(plugin.row.formats)
+        found = [dict(entry) for entry in report["formats"] if entry["name"] in own]
+        row["formats"] = [entry | {"environment": plugin.name} for entry in found]
+        row["python"] = report["python"]["version"]
+        row["torch"] = report["libraries"]["torch"]["installed"]
+        problems = [p for p in report["problems"] if p["subject"] in ("torch", "timm")]
+        if problems:
+            again = f"timmx plugins remove {plugin.name}, and install it again"
+            row |= {"error": problems[0]["message"], "remedy": again}
+    except TimmxError as error:
+        row |= {"error": error.message, "remedy": error.hint}
+    except (KeyError, TypeError) as error:
+        row |= {"error": f"its report cannot be read: {error!r}"}
+    return row
+
+
+def _environment_problems(environments: list[dict[str, Any]]) -> list[Problem]:
+    from timmx_core.isolation.environment import leftovers
+    from timmx_core.isolation.index import read_index
+
+    found = [
+        Problem(f"environment of {row['name']}", row["error"], row["remedy"])
+        for row in environments
+        if row["error"]
+    ]
+    try:
+        dead = leftovers({entry.folder for entry in read_index().values()})
+    except TimmxError:
+        return found  # the index is a problem of its own
+    if dead:
+        names = ", ".join(path.name for path in dead)
+        text = f"left by an interrupted installation: {names}"
+        found.append(Problem("environments", text, "timmx plugins repair"))
+    return found
 
 
 def probe_libraries() -> dict[str, dict[str, Any]]:
@@ -205,7 +284,7 @@ def _plugin_problems(manager: PluginManager) -> list[Problem]:
     return [
         Problem(f"plugin {row.name}", f"{row.label}: {row.error}", row.remedy)
         for row in manager.rows
-        if row.status not in ("ok", "disabled")
+        if row.troubled
     ]
 
 
@@ -218,6 +297,7 @@ def _format(manager: PluginManager, name: str) -> dict[str, Any]:
     bad = next((answer for answer in (requirements, export, run) if not answer.ok), Answer(True))
     return {
         "name": name,
+        "environment": "",
         "distribution": row.distribution if row else "",
         "version": row.version if row else "",
         "importable": requirements.ok,

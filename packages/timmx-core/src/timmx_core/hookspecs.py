@@ -60,6 +60,8 @@ def timmx_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
 def timmx_model_source(name: str) -> Path | None:
     """Turn a model name of your own scheme (`mlflow:...`) into a local path. First result wins.
 
+    Asked in the process that the user started, also for formats with an environment of their own.
+
     :param name: the MODEL argument as the user gave it.
     :return: a checkpoint file or a folder as timm's `local-dir:` takes it; None: not mine.
 
@@ -71,7 +73,8 @@ def timmx_model_source(name: str) -> Path | None:
 def timmx_export_finished(request: ExportRequest, result: ExportResult) -> None:
     """Observe a finished export, after the file is in place.
 
-    A failure here is logged and never loses the artifact.
+    A failure here is logged and never loses the artifact. Told in the process that the user
+    started, also for formats with an environment of their own.
 
     :param request: what was asked.
     :param result: the file, its manifest and its verdict.

@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
 
@@ -99,14 +99,66 @@ def _set_statistics(model: torch.nn.Module, pixels: torch.Tensor) -> None:
     """
     import torch
 
-    double = copy.deepcopy(model).double()
-    norms = _norms_with_statistics(double)
     with torch.no_grad():
-        with _only_training(norms):
-            double(pixels.double())
+        double = _double(model)
+        norms = _norms_with_statistics(double)
+        try:
+            _run(double, norms, pixels)
+        except RuntimeError:  # some models look at the type of a layer's weight
+            double = copy.deepcopy(model).double()
+            norms = _norms_with_statistics(double)
+            _run(double, norms, pixels)
         for norm, source in zip(_norms_with_statistics(model), norms, strict=True):
             _bound_variance(source)
             norm.load_state_dict(source.state_dict())
+
+
+def _run(double: torch.nn.Module, norms: list[torch.nn.Module], pixels: torch.Tensor) -> None:
+    with _only_training(norms):
+        double(pixels.double())
+
+
+def _double(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy that computes in float64, and takes little more memory than its activations.
+
+    Convolutions share their weights with the model and widen them while they run.
+    """
+    import torch
+
+    kind = torch.nn.modules.conv._ConvNd
+    shared = {id(p): p for m in model.modules() if isinstance(m, kind) for p in m.parameters()}
+    double = copy.deepcopy(model, dict(shared))
+    for module in double.modules():
+        if isinstance(module, kind):
+            module.forward = _widening(module)
+        else:
+            module._apply(_widened, recurse=False)  # type: ignore[no-untyped-call]
+    return double
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _widening(layer: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A convolution in float64, one image at a time: torch would unfold all of them at once."""
+    plain: Callable[[torch.Tensor], torch.Tensor] = layer.forward
+    narrow: dict[str, Any] = dict(layer._parameters)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        wide: Any = {name: p if p is None else _widened(p) for name, p in narrow.items()}
+        layer._parameters.update(wide)
+        try:
+            first = plain(images[:1])
+            results = first.new_empty(len(images), *first.shape[1:])
+            results[:1] = first
+            for index in range(1, len(images)):
+                results[index] = plain(images[index : index + 1])[0]
+        finally:
+            layer._parameters.update(narrow)
+        return results
+
+    return forward
 
 
 def _bound_variance(norm: torch.nn.Module) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
@@ -17,6 +18,7 @@ from types import FrameType
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 _cleanups: list[Callable[[], object]] = []
+_endings: list[Callable[[], object]] = []  # of children that clean up themselves
 
 
 def at_end(cleanup: Callable[[], object]) -> None:
@@ -24,14 +26,23 @@ def at_end(cleanup: Callable[[], object]) -> None:
     _cleanups.append(cleanup)
 
 
+def end_first(ending: Callable[[], object]) -> None:
+    """Have something done before child processes are killed: some clean up when told to end."""
+    _endings.append(ending)
+
+
 def forget(cleanup: Callable[[], object]) -> None:
     """It has been done, or is no longer needed."""
-    with suppress(ValueError):
-        _cleanups.remove(cleanup)
+    for known in (_cleanups, _endings):
+        with suppress(ValueError):
+            known.remove(cleanup)
 
 
 def clean_up() -> None:
-    """Do all of it, the latest first, after child processes were killed."""
+    """Do all of it, the latest first, after child processes were ended or killed."""
+    for ending in reversed(_endings):
+        with suppress(Exception):  # the children are killed all the same
+            ending()
     _kill_children()
     for cleanup in reversed(_cleanups):
         with suppress(Exception):  # what fails does not keep the rest from being done
@@ -47,6 +58,15 @@ def _kill_children() -> None:
             with suppress(psutil.Error):
                 child.kill()
         psutil.wait_procs(children, timeout=3)
+
+
+def die_with_parent(number: int) -> None:
+    """Ask Linux for a signal when the parent dies, should this process be deep in C code then."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ def home() -> Path:
     """`$TIMMX_HOME`, or the platform's folder for a user's application data."""
     chosen = os.environ.get("TIMMX_HOME")
     if chosen:
-        return Path(chosen)
+        # Absolute, for what is made in it holds its path.
+        return Path(os.path.abspath(chosen))
     from platformdirs import user_data_path
 
     return user_data_path("timmx", appauthor=False)

@@ -18,7 +18,8 @@ from timmx_core.backend_checks import InvalidBackendError, check_backend
 
 HOOK_PREFIX = "timmx_"
 
-Status = Literal["ok", "failed", "incompatible", "clash", "disabled"]
+Status = Literal["ok", "isolated", "shadowed", "failed", "incompatible", "clash", "disabled"]
+TROUBLE = ("failed", "incompatible", "clash")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class PluginRow:
     error: str = ""
     remedy: str = ""
     seconds: float = 0.0
+    environment: str = ""  # the folder of its own environment; empty: it is installed here
+
+    @property
+    def troubled(self) -> bool:
+        """Whether it should work, and does not."""
+        return self.status in TROUBLE
 
     @property
     def label(self) -> str:

@@ -14,11 +14,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Backend
 from timmx_core.discovery import Unreadable, candidates
-from timmx_core.errors import PluginError, TimmxError
+from timmx_core.errors import IsolationError, PluginError, TimmxError
+from timmx_core.isolation.description import DescribedBackend
+from timmx_core.isolation.installed import IsolatedPlugin, isolated_plugins
 from timmx_core.plugin_loading import Plugin, PluginRow, call_hook, describe, load_plugin
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class PluginManager:
 
     def __init__(self) -> None:
         self._plugins: list[Plugin] = []
+        self._isolated: list[IsolatedPlugin] = []
+        self.index_trouble: IsolationError | None = None  # why isolated plugins are unknown
 
     @classmethod
     def discover(cls) -> PluginManager:
@@ -51,16 +55,24 @@ class PluginManager:
                 candidate.name, candidate.distribution, candidate.version, candidate.module
             )
             if disabled & {_canonical(row.name), _canonical(row.distribution)}:
-                row = replace(
-                    row,
-                    status="disabled",
-                    error=f"disabled by {DISABLE_VARIABLE}",
-                    remedy=f"remove {row.name} from {DISABLE_VARIABLE}",
-                )
+                row = replace(row, **_disabled_facts(row.name))
                 manager._plugins.append(Plugin(row))
                 continue
             manager._plugins.append(load_plugin(row, candidate.load))
+        manager._find_isolated(disabled)
         return manager
+
+    def _find_isolated(self, disabled: set[str]) -> None:
+        try:
+            found = isolated_plugins()
+        except IsolationError as error:
+            self.index_trouble = error
+            return
+        for plugin in found:
+            if disabled & {_canonical(plugin.name), _canonical(plugin.row.distribution)}:
+                row = replace(plugin.row, **_disabled_facts(plugin.name))
+                plugin = IsolatedPlugin(plugin.entry, row)
+            self._isolated.append(plugin)
 
     def register(
         self, plugin: object, name: str, *, distribution: str = "", version: str = ""
@@ -76,13 +88,92 @@ class PluginManager:
 
     @property
     def rows(self) -> list[PluginRow]:
-        """One row per plugin."""
+        """One row per plugin, those with environments of their own last."""
+        rows = [*self.local_rows, *(self._isolated_row(plugin) for plugin in self._isolated)]
+        if self.index_trouble is not None:
+            message, remedy = self.index_trouble.message, self.index_trouble.hint
+            rows.append(PluginRow("(isolated)", status="failed", error=message, remedy=remedy))
+        return rows
+
+    @property
+    def local_rows(self) -> list[PluginRow]:
+        """The plugins that are installed in this environment."""
         owners = self._owners()
         return [_with_clashes(plugin.row, owners) for plugin in self._plugins]
 
+    def _isolated_row(self, plugin: IsolatedPlugin) -> PluginRow:
+        """With what keeps its formats from being used: one here goes first."""
+        row = plugin.row
+        hidden = [format for format in row.formats if format in self._owners()]
+        if row.status != "isolated" or not hidden:
+            return row
+        owner = self._owners()[hidden[0]][0]
+        return replace(
+            row,
+            status="shadowed",
+            error=f"{hidden[0]} of {owner.label}, which is installed here, is used instead",
+            remedy=f"timmx plugins remove --isolated {row.name}, or --here",
+        )
+
+    @property
+    def isolated(self) -> Mapping[str, IsolatedPlugin]:
+        """Formats with an environment of their own that are to be run there, and who brings each.
+
+        .. versionadded:: 0.1
+        """
+        here = self._owners()
+        return {
+            backend.name: plugin
+            for plugin in self._isolated
+            for backend in plugin.backends
+            if backend.name not in here
+        }
+
+    @property
+    def isolated_plugins(self) -> list[IsolatedPlugin]:
+        """Every plugin with an environment of its own, usable or not."""
+        return list(self._isolated)
+
+    @property
+    def formats(self) -> Mapping[str, Backend]:
+        """Every format that can be asked for, by name; those of other environments as described.
+
+        .. versionadded:: 0.1
+        """
+        described = {b.name: b for plugin in self._isolated for b in plugin.backends}
+        found = dict(self.backends) | {name: described[name] for name in self.isolated}
+        return dict(sorted(found.items()))
+
+    def format(self, name: str) -> Backend:
+        """The format of that name, here or in its own environment.
+
+        :raises PluginError: no plugin brings it, or the one that does is broken.
+        :raises IsolationError: its environment, or the index of all, is broken.
+
+        .. versionadded:: 0.1
+        """
+        formats = self.formats
+        if name in formats:
+            return formats[name]
+        return self.backend(name)
+
+    def _check_isolated(self, name: str) -> None:
+        """:raises IsolationError: it is in an environment that cannot be used, or may be."""
+        for plugin in self._isolated:
+            if name == plugin.name or name in _described(plugin):
+                plugin.check()
+        if self.index_trouble is not None and self.is_hidden(name):
+            raise IsolationError(self.index_trouble.message, self.index_trouble.hint)
+
+    def is_hidden(self, name: str) -> bool:
+        """Whether a format of that name may be there, in an environment that cannot be used."""
+        if self.index_trouble is not None:
+            return not any(row.name == name for row in self.local_rows)
+        return any(name in _described(p) for p in self._isolated if not p.backends)
+
     @property
     def backends(self) -> Mapping[str, Backend]:
-        """The formats that work, by name, in alphabetical order."""
+        """The formats that work in this process, by name, in alphabetical order."""
         owners = self._owners()
         found = {
             backend.name: backend
@@ -93,9 +184,10 @@ class PluginManager:
         return dict(sorted(found.items()))
 
     def backend(self, format: str) -> Backend:
-        """The format of that name.
+        """The format of that name, to be used in this process.
 
-        :raises PluginError: no plugin brings it, two do, or the one that does is broken.
+        :raises PluginError: no plugin brings it here, two do, or the one that does is broken.
+        :raises IsolationError: the environment that has it, or may have, is broken.
         """
         backends = self.backends
         if format in backends:
@@ -103,11 +195,15 @@ class PluginManager:
         owners = self._owners().get(format, [])
         if len(owners) > 1:
             raise PluginError(_clash_text(format, owners), _clash_remedy(owners))
+        self._check_isolated(format)
         row = self.row_of(format)
         if row is not None:
             trouble = "does not work" if row.status != "disabled" else "is not loaded"
             raise PluginError(f"plugin {row.name} ({row.label}) {trouble}: {row.error}", row.remedy)
-        near = difflib.get_close_matches(format, backends, n=3)
+        described = self.formats.get(format)
+        if isinstance(described, DescribedBackend):
+            described.refuse()
+        near = difflib.get_close_matches(format, self.formats, n=3)
         if near:
             raise PluginError(f"no format {format!r}", f"did you mean {' or '.join(near)}?")
         raise PluginError(
@@ -119,11 +215,12 @@ class PluginManager:
 
         Where two plugins bring it, the first of them.
         """
-        rows = sorted(self.rows, key=lambda row: row.status != "ok")
+        rows = sorted(self.rows, key=lambda row: row.status not in ("ok", "isolated"))
         for row in rows:
             if format in row.formats:
                 return row
-        return next((row for row in rows if row.name == format and row.status != "ok"), None)
+        works = ("ok", "isolated")
+        return next((r for r in rows if r.name == format and r.status not in works), None)
 
     def model_source(self, name: str) -> Path | None:
         """The local path that some plugin has for a model name of its own scheme.
@@ -167,7 +264,10 @@ class PluginManager:
 
 def missing_format_hint(format: str) -> str:
     """What to do about a word that no plugin knows; core knows no format by name."""
-    return f"if it is a published format: pip install timmx-{format}; installed: timmx plugins list"
+    return (
+        f"if it is a published format: timmx plugins install {format}; installed: "
+        "timmx plugins list"
+    )
 
 
 def _with_clashes(row: PluginRow, owners: Mapping[str, list[PluginRow]]) -> PluginRow:
@@ -188,6 +288,20 @@ def _clash_remedy(owners: list[PluginRow]) -> str:
     distributions = dict.fromkeys(row.distribution or row.name for row in owners)
     choices = " or ".join(f"pip uninstall {name}" for name in distributions)
     return f"keep one of them: {choices}"
+
+
+def _described(plugin: IsolatedPlugin) -> list[str]:
+    """Formats of a plugin, be they usable or not."""
+    formats = plugin.entry.description.get("formats", ())
+    return [str(item.get("name")) for item in formats if isinstance(item, dict)]
+
+
+def _disabled_facts(name: str) -> dict[str, Any]:
+    return {
+        "status": "disabled",
+        "error": f"disabled by {DISABLE_VARIABLE}",
+        "remedy": f"remove {name} from {DISABLE_VARIABLE}",
+    }
 
 
 def _disabled() -> set[str]:

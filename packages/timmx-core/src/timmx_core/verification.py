@@ -36,7 +36,8 @@ def make_references(
     import torch
 
     results: list[list[np.ndarray]] = []
-    with torch.inference_mode():
+    # Not inference_mode: some models keep what they compute, and could not be captured with it.
+    with torch.no_grad():
         for index in range(len(pixels)):
             image = reference_input(pixels[index : index + 1], built.preprocessing).to(device)
             outputs = outputs_of(built.module(image))

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from timmx_core.backend import Backend, Runner
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, TimmxError
+from timmx_core.interrupts import die_with_parent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -205,7 +206,7 @@ def _descriptor(number: int) -> int | None:
 
 def main() -> None:
     """The worker's own life: warm up, wait for the job, run it, leave the result."""
-    _die_with_parent()
+    die_with_parent(signal.SIGKILL)
     backend = _find(json.loads(sys.stdin.buffer.readline()))
     with contextlib.suppress(TimmxError, ImportError):
         backend.preload()  # whatever is missing is told when the file is opened
@@ -266,15 +267,6 @@ def _find(reference: Mapping[str, str]) -> Backend:
 def _exit_with_parent() -> None:
     sys.stdin.buffer.read()
     os._exit(1)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for a SIGKILL when the parent dies, should this process be deep in C code then."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _run(backend: Backend, job: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def reference(module: torch.nn.Module, images: np.ndarray) -> list[np.ndarray]:
 
     from timmx_core.inputs import outputs_of
 
-    with torch.inference_mode():
+    with torch.no_grad():
         rows = [
             [o.float().numpy() for o in outputs_of(module(torch.from_numpy(images[i : i + 1])))]
             for i in range(len(images))

@@ -59,11 +59,14 @@ class _Join:
         for operator in [o for o in self.two.operators if self.two.kind(o) == "BROADCAST_TO"]:
             self._broadcast(operator)
         users = self.two.users()
-        for tensor in range(len(self.three.tensors)):  # without those that are added here
-            if self.two.array(tensor) is None:
-                self._computed(tensor)
-            elif tensor in users:
+        before = range(len(self.three.tensors))  # without those that are added here
+        constant = [tensor for tensor in before if self.two.array(tensor) is not None]
+        for tensor in constant:
+            if tensor in users:
                 self._constant(tensor, users[tensor])
+        for tensor in before:
+            if tensor not in constant:
+                self._computed(tensor)
         return self.two
 
     def _check_same(self) -> None:
@@ -166,7 +169,8 @@ class _Join:
         graph.
         """
         axis = concat.builtinOptions.axis % row.ndim
-        like = next((int(t) for t in concat.inputs if self.two.array(int(t)) is None), None)
+        others = (int(t) for t in concat.inputs if int(t) != tensor)
+        like = next((t for t in others if self.two.array(t) is None), None)
         shape = self.two.shape(like) if like is not None else ()
         if like is None or axis == 0 or len(shape) != row.ndim:
             raise _baked(f"CONCATENATION takes a constant for every image, {self._name(tensor)}")

@@ -17,7 +17,6 @@ from timmx_core.backend import (
     LoadedModel,
     TensorSpec,
 )
-from timmx_core.calibration import rebatched
 from timmx_core.capture import Capturer
 from timmx_core.errors import ExportError
 from timmx_core.measure import distance_db
@@ -255,10 +254,12 @@ class _Export:
 
         :raises RequestError: they cannot be read, do not fit, or are too few.
         """
-        name = self.loaded.inputs[0].name
-        batches = list(self.context.calibration())
-        check_samples(sum(len(batch[name]) for batch in batches))
-        return list(rebatched(batches, self._batch()))
+        size, name = self._batch(), self.loaded.inputs[0].name
+        images = list(self.context.calibration(size))
+        # A batch that is filled up holds more than there are.
+        single = images if size == 1 else self.context.calibration()
+        check_samples(sum(len(batch[name]) for batch in single))
+        return images
 
     def _answers(self, data: bytes, images: Sequence[Batch]) -> list[np.ndarray]:
         """What a file gives for some images, output by output, as real numbers."""

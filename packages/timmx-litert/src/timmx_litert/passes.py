@@ -73,7 +73,7 @@ def _is_not_negative(graph: Graph, operator: Any) -> bool:
 
 
 def keep_mean_dimensions(graph: Graph) -> int:
-    """A mean that drops dimensions, and statistics of it, keep them: reshapes go that put them back.
+    """Means, and statistics of them, keep all dimensions, and need no reshape to have them back.
 
     litert-torch takes layer norm apart so: mean and variance as vectors, some arithmetic on them,
     and a reshape before each is used with the tensor that it came from.

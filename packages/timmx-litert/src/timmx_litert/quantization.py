@@ -21,8 +21,6 @@ DYNAMIC = ("CONV_2D", "FULLY_CONNECTED")
 EVERYTHING = ("ALL_SUPPORTED",)
 HALVED = (*LAYERS, "TRANSPOSE_CONV", "BATCH_MATMUL", "EMBEDDING_LOOKUP", "GATHER")
 LEAST_WEIGHT = 64  # numbers; smaller ones are not worth the rounding
-PORTS = {"INPUT": "input", "OUTPUT": "output"}
-FLOAT_SCOPE = "timmx_in_float"  # in the names of tensors that are to stay as they are
 
 Ranges = Mapping[str, Any]
 
@@ -114,9 +112,9 @@ def quantize_static(
 
     :param ranges: what `calibrate` gave for the same file.
     :param operations: kinds that are computed in integers, or `EVERYTHING`.
-    :param ports: what `PORTS` names -> "int8", "uint8" or "float32".
+    :param ports: "INPUT" and "OUTPUT" -> "int8", "uint8" or "float32".
     """
-    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer import quantizer
 
     working = _quantizer(data)
     for name in operations:
@@ -132,11 +130,6 @@ def quantize_static(
                 _operation(name),
                 algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
             )
-    working.update_quantization_recipe(
-        FLOAT_SCOPE,
-        qtyping.TFLOperationName.ALL_SUPPORTED,
-        algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
-    )
     return _run(working, ranges)
 
 

@@ -2,11 +2,13 @@
 
 Little does: docs/formats/onnx.md has what was tried. A scale for each channel behind a linear layer
 (LayerScale, a folded norm) is left by onnxruntime as a pass over the whole result; here it goes
-into weight and bias.
+into weight and bias. And a Pad becomes part of the convolution or pooling behind it: onnxruntime
+does that, too, when it loads a file; but its quantizer sees the file, and -inf is no range.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,9 @@ import onnx_ir as ir
 
 if TYPE_CHECKING:
     from onnx_ir import Model, Node, Value
+
+# With what a layer itself pads.
+NEUTRAL = {"Conv": (0.0,), "MaxPool": (-math.inf, float(np.finfo(np.float32).min))}
 
 
 def fold_scales(model: Model) -> int:
@@ -29,6 +34,77 @@ def fold_scales(model: Model) -> int:
         if node.op_type == "Mul" and not node.domain:
             folded += _fold(model, node)
     return folded
+
+
+def fold_pads(model: Model) -> int:
+    """Put a constant Pad into the Conv or MaxPool that alone uses it, in place.
+
+    :return: how many.
+    """
+    folded = 0
+    for node in list(model.graph):
+        if node.op_type == "Pad" and not node.domain:
+            folded += _fold_pad(model, node)
+    return folded
+
+
+def _fold_pad(model: Model, pad: Node) -> bool:
+    result, source = pad.outputs[0], pad.inputs[0]
+    users = list(result.uses())
+    if len(users) != 1 or result.is_graph_output() or source is None:
+        return False
+    layer = users[0].node
+    around = _spatial_pads(pad)
+    if layer.op_type not in ("Conv", "MaxPool") or users[0].idx != 0 or around is None:
+        return False
+    if (
+        _text(layer, "auto_pad", "NOTSET") != "NOTSET"
+        or _pad_value(pad) not in NEUTRAL[layer.op_type]
+    ):
+        return False
+    own = layer.attributes.get("pads")
+    pads = [a + b for a, b in zip(own.as_ints() if own else [0] * len(around), around, strict=True)]
+    if layer.op_type == "MaxPool" and not _fits_window(layer, pads):
+        return False
+    layer.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    layer.replace_input_with(0, source)
+    model.graph.remove(pad, safe=True)
+    return True
+
+
+def _spatial_pads(pad: Node) -> list[int] | None:
+    """As a layer has them: begins, then ends, of H and W. None: of other axes, or not constant."""
+    if _text(pad, "mode", "constant") != "constant" or len(pad.inputs) > 3:
+        return None
+    amounts = pad.inputs[1]
+    if amounts is None or not _is_stored(amounts):
+        return None
+    values = [int(v) for v in _array(amounts)]
+    half = len(values) // 2
+    if half < 3 or any(values[:2]) or any(values[half : half + 2]) or min(values) < 0:
+        return None
+    return values[2:half] + values[half + 2 :]
+
+
+def _pad_value(pad: Node) -> float:
+    value = pad.inputs[2] if len(pad.inputs) > 2 else None
+    if value is None:
+        return 0.0
+    return float(_array(value).reshape(-1)[0]) if _is_stored(value) else math.nan
+
+
+def _fits_window(layer: Node, pads: list[int]) -> bool:
+    """Runtimes refuse a padding as wide as the window."""
+    window = layer.attributes["kernel_shape"].as_ints()
+    ceil = layer.attributes.get("ceil_mode")
+    return all(p < k for p, k in zip(pads, [*window, *window], strict=True)) and not (
+        ceil and ceil.as_int()
+    )
+
+
+def _text(node: Node, name: str, default: str) -> str:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else str(attribute.as_string())
 
 
 def _fold(model: Model, mul: Node) -> bool:
@@ -69,11 +145,11 @@ def _constant_and_other(node: Node) -> tuple[Value, Value] | None:
 
 
 def _is_constant(value: Value) -> bool:
-    return (
-        value.is_initializer()
-        and value.const_value is not None
-        and value.dtype == ir.DataType.FLOAT
-    )
+    return _is_stored(value) and value.dtype == ir.DataType.FLOAT
+
+
+def _is_stored(value: Value) -> bool:
+    return value.is_initializer() and value.const_value is not None
 
 
 def _array(value: Value) -> np.ndarray:

@@ -24,7 +24,10 @@ PERCENTILE = 99.99
 # Layers, and the activations that are nothing but the range of what precedes them.
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "Clip")
 # What stands between layers: in integers a whole CNN stays in integers.
-BETWEEN = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "ReduceMean")
+BETWEEN = (
+    *("Add", "AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Mul", "ReduceMean"),
+    "Sigmoid",  # of SiLU
+)
 LEAST_WEIGHT = 1024  # numbers; smaller ones are not worth the rounding
 
 

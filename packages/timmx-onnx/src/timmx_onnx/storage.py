@@ -8,7 +8,8 @@ would have written, with the initializers at the end of the graph.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -37,6 +38,7 @@ class Stored:
 
     size: int  # bytes of the model file alone
     data: Path | None  # the file of external weights
+    skeleton: bytes  # the same model with all weights external, where they lie in either file
 
 
 def save(model: ir.Model, path: Path, external: str) -> Stored:
@@ -68,13 +70,19 @@ def save(model: ir.Model, path: Path, external: str) -> Stored:
     else:
         entries = [_Embedded(w) for w in weights]
     with path.open("wb") as file:
-        file.write(rest)
-        file.write(bytes_header(MODEL_GRAPH, len(graph) + sum(e.size for e in entries)))
-        file.write(graph)
-        for entry in entries:
-            entry.write(file)
+        _write_model(file, rest, graph, entries)
         size = file.tell()
-    return Stored(size, data.path if data else None)
+    bones = io.BytesIO()
+    _write_model(bones, rest, graph, [e.elsewhere(path.name) for e in entries])
+    return Stored(size, data.path if data else None, bones.getvalue())
+
+
+def _write_model(file: BinaryIO, rest: bytes, graph: bytes, entries: Sequence[_Entry]) -> None:
+    file.write(rest)
+    file.write(bytes_header(MODEL_GRAPH, len(graph) + sum(e.size for e in entries)))
+    file.write(graph)
+    for entry in entries:
+        entry.write(file)
 
 
 class _Entry:
@@ -87,16 +95,25 @@ class _Entry:
     def write(self, file: BinaryIO) -> None:
         file.write(self.header)
 
+    def elsewhere(self, file: str) -> _Entry:
+        """The same initializer in another model, which finds the data in `file`."""
+        return self
+
 
 class _Embedded(_Entry):
     def __init__(self, tensor: ir.TensorProtocol) -> None:
         raw = bytes_header(TENSOR_RAW_DATA, tensor.nbytes)
         super().__init__(_tensor(tensor).SerializeToString() + raw, tensor.nbytes)
         self.tensor = tensor
+        self.offset = 0
 
     def write(self, file: BinaryIO) -> None:
         super().write(file)
+        self.offset = file.tell()
         file.write(self.tensor.tobytes())
+
+    def elsewhere(self, file: str) -> _Entry:
+        return _External(self.tensor, file, self.offset, self.tensor.nbytes)
 
 
 class _External(_Entry):

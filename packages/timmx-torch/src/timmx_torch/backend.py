@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import (
     Artifact,
     Backend,
+    Comparison,
     Context,
     ExportRequest,
     LoadedModel,
@@ -20,11 +21,15 @@ from timmx_core.backend import (
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
 from timmx_torch import archive
 
+if TYPE_CHECKING:
+    import torch
+
 FP32 = Precision("fp32", "float32", "float32", floor_db=80.0)
 # Seen on CNNs and ViTs with random weights: fp16 32 to 54 dB, bf16 16 to 36 (efficientnet_b0 is
 # the lowest of both). Swapped colours leave at most 9 dB.
 FP16 = Precision("fp16", "float16", "float16", floor_db=25.0)
 BF16 = Precision("bf16", "bfloat16", "bfloat16", floor_db=12.0)
+INT8 = Precision("int8", "int8 per channel", "uint8", floor_db=5.0, calibrated=True)
 
 RUN_DEVICE = Option(
     "run_device",
@@ -77,9 +82,20 @@ class TorchExportBackend(_TorchBackend):
     name = "torch-export"
     help = "torch.export program (.pt2), for PyTorch and AOTInductor."
     suffixes = (".pt2",)
-    precisions = (FP32, FP16, BF16)
+    precisions = (FP32, FP16, BF16, INT8)
     options = (RUN_DEVICE,)
     kind = "pt2"
+
+    def check_export(self, request: ExportRequest | None) -> None:
+        """See `Backend.check_export`."""
+        super().check_export(request)
+        if request is None or request.precision != INT8:
+            return
+        if importlib.util.find_spec("torchao") is None:
+            raise MissingDependency(
+                "--precision int8 needs torchao, which is not installed",
+                'pip install "timmx-torch[int8]"',
+            )
 
     def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
         """See `Backend.export`."""
@@ -89,16 +105,35 @@ class TorchExportBackend(_TorchBackend):
         with context.stage("capture"):
             module = model.module if dtype is None else casting.cast(model.module, dtype)
             program = model.capture(module)
+        ports = saving.ports([i.name for i in model.inputs], [o.name for o in model.outputs])
+        comparisons = []
+        if request.precision == INT8:
+            plain = context.staging / f"float{self.suffixes[0]}"
+            with context.stage("quantize"):
+                quantized = self._quantized(program, model, context)
+            saving.save_program(program, plain, ports)
+            comparisons.append(Comparison("float file", got=plain, floor_db=FP32.floor_db))
+            program = quantized
         with context.stage("save"):
-            ports = saving.ports([i.name for i in model.inputs], [o.name for o in model.outputs])
             saving.save_program(program, context.primary, ports)
         nodes = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
         return Artifact(
             primary=context.primary,
             inputs=model.inputs,
             outputs=model.outputs,
+            comparisons=tuple(comparisons),
             report={"nodes": len(nodes), "operators": counted(nodes)},
         )
+
+    def _quantized(
+        self, program: torch.export.ExportedProgram, model: LoadedModel, context: Context
+    ) -> torch.export.ExportedProgram:
+        from timmx_torch.quantization import quantize
+
+        (port,) = model.inputs
+        size = len(model.example_inputs[0])
+        batches = (batch[port.name] for batch in context.calibration(size))
+        return model.capture(quantize(program, batches))
 
     def preload(self) -> None:
         """Import torch."""
@@ -114,7 +149,9 @@ class TorchExportBackend(_TorchBackend):
 
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
-        return _snippet("torch.export.load(path).module()")
+        quantized = manifest["precision"]["name"] == INT8.name
+        operators = "import torch.ao.quantization.fx._decomposed\n" if quantized else ""
+        return operators + _snippet("torch.export.load(path).module()")
 
 
 class TorchScriptBackend(_TorchBackend):

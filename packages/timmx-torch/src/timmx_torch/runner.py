@@ -14,6 +14,7 @@ from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, CannotRunHere
 from timmx_torch import screening
 from timmx_torch.archive import PORTS, BadArchive, opened
+from timmx_torch.quantization import register_operators
 
 
 class TorchRunner(Runner):
@@ -48,7 +49,8 @@ def open_program(path: Path, device: str) -> TorchRunner:
     check_device(device)
 
     def load(path: Path) -> Callable[..., Any]:
-        screening.screen_program(path)
+        if screening.screen_program(path):
+            register_operators()
         program = torch.export.load(path)
         if device != "cpu":
             from torch.export.passes import move_to_device_pass

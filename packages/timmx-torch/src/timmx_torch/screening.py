@@ -81,11 +81,12 @@ CODE_CLASSES = re.compile(r'torch[\s\\]*\.[\s\\]*classes(?!\w)|"classes"')
 PICKLED_CLASSES = re.compile(rb"torch[.\n]classes[.\n]")
 
 
-def screen_program(path: Path) -> None:
+def screen_program(path: Path) -> bool:
     """Refuse a `.pt2` file that holds more than a graph, plain tensors and tensor samples.
 
     Heavy: the sample inputs are read with torch's restricted unpickler.
 
+    :return: whether its graph uses the operators of quantized programs.
     :raises ArtifactError: names what it holds.
     """
     with _screened(path) as archive:
@@ -96,6 +97,7 @@ def screen_program(path: Path) -> None:
             config = _json(archive, f"data/{name}/model_{name}_config.json")
             if any(entry.get("use_pickle", True) for entry in config.get("config", {}).values()):
                 raise _refuse(path, f"its {name} are pickled")
+        graph = archive.read("models/model.json", MAX_GRAPH) or b""
         try:
             _check(_json(archive, "models/model.json"))
         except _Suspicious as error:
@@ -105,6 +107,7 @@ def screen_program(path: Path) -> None:
         samples = archive.read("data/sample_inputs/model.pt", MAX_SAMPLES)
         if samples:
             _check_samples(path, samples)
+        return b"torch.ops.quantized_decomposed." in graph
 
 
 def screen_script(path: Path) -> None:

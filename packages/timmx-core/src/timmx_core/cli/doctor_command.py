@@ -9,10 +9,14 @@ import click
 from timmx_core.cli.settings import json_option, print_json, print_result
 from timmx_core.cli.terminal import columns
 
+HEADER = ("FORMAT", "FROM", "IMPORTABLE", "EXPORTS HERE", "RUNS HERE")
+
 
 @click.command("doctor", params=[json_option()])
 def doctor_command(as_json: bool) -> None:
     """Find out what works here, and what does not.
+
+    Environments that plugins have to themselves are asked, too.
 
     Python, torch, timm, CUDA, and for each format whether it can export and run files here.
     """
@@ -34,6 +38,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         ("platform", system["system"]),
         *((name, _library_text(facts)) for name, facts in report["libraries"].items()),
         ("cuda", _cuda_text(report["libraries"]["torch"])),
+        *((f"of {row['name']}", _environment_text(row)) for row in report["environments"]),
     ]
     return [*columns(facts), "", *_format_lines(report["formats"]), "", *_problem_lines(report)]
 
@@ -42,6 +47,14 @@ def _library_text(facts: dict[str, Any]) -> str:
     if facts["installed"] is None:
         return "not installed"
     return str(facts["installed"]) + ("" if facts["importable"] else " (cannot be imported)")
+
+
+def _environment_text(row: dict[str, Any]) -> str:
+    """An environment of one plugin."""
+    if row["python"] is None:
+        return f"does not answer ({row['path']})"
+    torch = f"torch {row['torch']}" if row["torch"] else "no torch"
+    return f"python {row['python']}, {torch} ({row['path']})"
 
 
 def _cuda_text(torch: dict[str, Any]) -> str:
@@ -56,10 +69,8 @@ def _cuda_text(torch: dict[str, Any]) -> str:
 
 def _format_lines(formats: list[dict[str, Any]]) -> list[str]:
     if not formats:
-        return ["no format is installed: pip install timmx-<format>"]
-    head, *body = columns(
-        [("FORMAT", "FROM", "IMPORTABLE", "EXPORTS HERE", "RUNS HERE"), *map(_cells, formats)]
-    )
+        return ["no format is installed: timmx plugins install <format>"]
+    head, *body = columns([HEADER, *map(_cells, formats)])
     lines = [head]
     for entry, line in zip(formats, body, strict=True):
         lines.append(line)
@@ -72,6 +83,7 @@ def _format_lines(formats: list[dict[str, Any]]) -> list[str]:
 def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
     answers = (entry["importable"], entry["can_export"], entry["can_run"])
     source = f"{entry['distribution']} {entry['version']}".strip() or "-"
+    source += " (isolated)" if entry["environment"] else ""
     return (entry["name"], source, *("yes" if answer else "no" for answer in answers))
 
 

@@ -34,10 +34,14 @@ def _formats(model: str) -> dict[str, dict[str, Any]]:
     from timmx_core.assessment import assess_export
     from timmx_core.plugins import get_manager
 
+    manager = get_manager()
     return {
-        name: {"error": error, "precisions": [p.name for p in backend.precisions]}
-        for name, backend in get_manager().backends.items()
-        for error in [assess_export(backend, model).error]
+        name: {
+            "error": assess_export(backend, model).error if name in manager.backends else "",
+            "isolated": name in manager.isolated,
+            "precisions": [p.name for p in backend.precisions],
+        }
+        for name, backend in manager.formats.items()
     }
 
 
@@ -56,7 +60,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     known = [key for key in ("license", "origin", "paper") if weights.get(key)]
     lines += [f"{'':<11}{key}: {weights[key]}" for key in known]
     for name, said in facts["formats"].items():
-        verdict = said["error"] or f"can be tried: {', '.join(said['precisions'])}"
+        where = " (isolated)" if said["isolated"] else ""
+        verdict = said["error"] or f"can be tried{where}: {', '.join(said['precisions'])}"
         lines.append(f"{'format':<11}{name}: {verdict}")
     return lines
 

@@ -27,8 +27,7 @@ def inspect_command(file: str, snippet: str | None, as_json: bool) -> None:
     """
     from timmx_core import api
 
-    inspection = api.inspect(file)
-    source = api.snippet(inspection) if snippet else None
+    inspection, source = api.inspect_with_snippet(file) if snippet else (api.inspect(file), None)
     if as_json:
         print_json(_to_json(inspection) | ({"snippet": source} if source is not None else {}))
     else:

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from threading import current_thread, main_thread
 from traceback import walk_tb
 from types import FrameType
@@ -18,11 +19,14 @@ import click
 from timmx_core.cli.settings import (
     COMPLETE_VARIABLE,
     PROGRAM,
+    RESULT_OPTION,
     Settings,
+    answering,
     discard_stdout,
     print_json,
     unwritable,
 )
+from timmx_core.cli.terminal import HostTerminal
 from timmx_core.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -36,6 +40,9 @@ from timmx_core.interrupts import NAMES, clean_up
 
 if TYPE_CHECKING:
     from timmx_core.cli.terminal import Terminal
+    from timmx_core.isolation.messages import Answer
+
+BUG = "timmx itself failed, which it should not"
 
 
 def main() -> NoReturn:
@@ -53,7 +60,27 @@ def run(arguments: Sequence[str]) -> int:
     """
     if instruction := os.environ.get(COMPLETE_VARIABLE):
         return _complete(instruction)
-    settings = Settings(json="--json" in arguments)
+    if arguments[:1] == [RESULT_OPTION] and len(arguments) > 1:
+        return _run_for_host(Path(arguments[1]), arguments[2:])
+    return _run(arguments, Settings(json="--json" in arguments))
+
+
+def _run_for_host(result: Path, arguments: Sequence[str]) -> int:
+    """As part of another `timmx`, which waits for the result and draws the progress."""
+    from timmx_core.interrupts import die_with_parent
+    from timmx_core.isolation.messages import Answer
+
+    die_with_parent(signal.SIGTERM)
+    try:
+        answer = Answer(result)
+    except OSError:
+        return OutputError.exit_code
+    settings = Settings(HostTerminal(answer.log), json=True, answer=answer)
+    with closing(answer), answering(answer):
+        return _run(arguments, settings)
+
+
+def _run(arguments: Sequence[str], settings: Settings) -> int:
     with closing(settings.terminal), _logging(settings), _signals(settings.terminal):
         try:
             code = _invoke(list(arguments), settings)
@@ -122,6 +149,8 @@ def _report(error: Exception, settings: Settings) -> int:
     """Tell the user, and whatever reads stdout when `--json` was asked for."""
     if not isinstance(error, TimmxError):
         return _report_bug(error, settings)
+    if settings.answer is not None:
+        return _answer_error(error, settings.answer)
     terminal = settings.terminal
     if error.log_tail and not settings.verbose:
         for line in error.log_tail.splitlines():
@@ -134,7 +163,11 @@ def _report(error: Exception, settings: Settings) -> int:
         for line in verdict_lines(error.verdict):
             terminal.line(line)
         further = {"verdict": verdict_to_json(error.verdict)}
-    terminal.error(error)
+    if error.exit_code == EXIT_BUG:  # of another environment, which has written the log
+        terminal.labelled("error", f"{BUG}: {error.message}", "red")
+        terminal.labelled("hint", error.hint, "cyan")
+    else:
+        terminal.error(error)
     if error.log_path is not None:
         terminal.labelled("log", str(error.log_path))
     if settings.verbose and not isinstance(error, RequestError | PluginError):
@@ -144,6 +177,14 @@ def _report(error: Exception, settings: Settings) -> int:
     if settings.json:
         name, code = type(error).__name__, error.exit_code
         _print_error(name, error.message, error.hint, code, further)
+    return error.exit_code
+
+
+def _answer_error(error: TimmxError, answer: Answer) -> int:
+    from timmx_core.isolation.messages import error_to_json
+
+    with suppress(OSError):  # the exit code is left to tell it
+        answer.result({"error": error_to_json(error)})
     return error.exit_code
 
 
@@ -166,8 +207,10 @@ def _report_bug(error: Exception, settings: Settings) -> int:
         from traceback import format_exception
 
         terminal.line("".join(format_exception(error)).rstrip())
-    terminal.labelled("error", f"timmx itself failed, which it should not: {message}", "red")
+    terminal.labelled("error", f"{BUG}: {message}", "red")
     hint = f"please report it with {log}" if log else "please report it with the output of -v"
+    if settings.answer is not None:
+        return _answer_error(TimmxError(message, hint), settings.answer)
     terminal.labelled("hint", hint, "cyan")
     if settings.json:
         _print_error("InternalError", message, hint, EXIT_BUG)

@@ -8,27 +8,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from timmx_core.cli.settings import verbose_option
-from timmx_core.errors import MissingDependency, PluginError
+from timmx_core.cli.settings import settings_of, verbose_option
+from timmx_core.errors import IsolationError, MissingDependency, PluginError, TimmxError
 
 if TYPE_CHECKING:
     from timmx_core.plugins import PluginManager
 
 # name -> (module, attribute, one line of help); the module is imported when the command is run.
 COMMANDS = {
+    "run-all": ("run_all_command", "run_all_command", "Export a model to several formats at once."),
     "list": ("listing", "list_command", "List timm's models."),
     "info": ("info_command", "info_command", "Show what a model is, without loading weights."),
     "inspect": ("inspect_command", "inspect_command", "Show what an exported file says of itself."),
     "verify": ("verify_command", "verify_command", "Check an exported file again, as it is now."),
-    "plugins": ("plugins_command", "plugins_group", "Show the installed plugins."),
+    "plugins": ("plugins_command", "plugins_group", "Install plugins, and show what there is."),
     "doctor": ("doctor_command", "doctor_command", "Find out what works here, and what does not."),
     "completion": ("completion", "completion_command", "Print the completion script of a shell."),
 }
 EPILOG = (
     "Weights are random unless --pretrained or --checkpoint is given. Exit codes: 0 done, "
-    "2 the request makes no sense, 3 a plugin or converter is missing, 5 the model or its weights, "
-    "6 the conversion, 7 the verification, 8 the output, 9 a file that cannot be read, "
-    "70 a fault of timmx itself, 130 interrupted."
+    "2 the request makes no sense, 3 a plugin or converter is missing, 4 a plugin's own "
+    "environment, 5 the model or its weights, 6 the conversion, 7 the verification, 8 the output, "
+    "9 a file that cannot be read, 70 a fault of timmx itself, 130 interrupted."
 )
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -58,7 +59,7 @@ class Root(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Formats first, then the commands of core."""
-        return [*self.manager.backends, *COMMANDS]
+        return [*self.manager.formats, *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command of core, or one made from a format's options."""
@@ -67,7 +68,7 @@ class Root(click.Group):
             command = getattr(import_module(f"timmx_core.cli.{module}"), attribute)
             assert isinstance(command, click.Command)
             return command
-        backend = self.manager.backends.get(cmd_name)
+        backend = self.manager.formats.get(cmd_name)
         if backend is None:
             return None
         from timmx_core.cli.format_command import make_format_command
@@ -80,38 +81,44 @@ class Root(click.Group):
         """Find the command, or say what is the matter with the word.
 
         :raises PluginError: unknown, or of a plugin that does not work.
+        :raises IsolationError: its environment does not work.
         """
         word, *rest = args
         command = self.get_command(ctx, word)
-        if command is None and not ctx.resilient_parsing:
+        if ctx.resilient_parsing:
+            return (word if command is not None else None), command, rest
+        if command is None:
             raise self._unknown(word)
-        return (word if command else None), command, rest
+        answer = settings_of(ctx).answer
+        if answer is not None:
+            _ = self.manager  # a plugin that hangs while it is loaded does not answer
+            answer.hello()
+        return word, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The help's sections: formats, commands, and plugins that do not work."""
-        backends = self.manager.backends
-        troubled = [row for row in self.manager.rows if row.status not in ("ok", "disabled")]
-        if backends:
-            with formatter.section("Formats"):
-                formatter.write_dl([(b.name, b.help) for b in backends.values()])
-        else:
-            with formatter.section("Formats"):
-                formatter.write_text("None is installed: pip install timmx-<format>")
+        formats = self.manager.formats
+        troubled = [row for row in self.manager.rows if row.troubled]
+        with formatter.section("Formats"):
+            if formats:
+                formatter.write_dl([(b.name, b.help) for b in formats.values()])
+            else:
+                formatter.write_text("None is installed: timmx plugins install <format>")
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_) for name, (_, _, help_) in COMMANDS.items()])
         if troubled:
             with formatter.section("Plugins that do not work (timmx plugins list)"):
                 formatter.write_dl([(row.name, f"{row.status}: {row.error}") for row in troubled])
 
-    def _unknown(self, word: str) -> PluginError:
+    def _unknown(self, word: str) -> TimmxError:
         from timmx_core.plugins import missing_format_hint
 
-        if self.manager.row_of(word) is not None:
+        backends = list(self.manager.formats)
+        if self.manager.row_of(word) is not None or self.manager.is_hidden(word):
             try:
-                self.manager.backend(word)
-            except PluginError as error:
+                self.manager.format(word)
+            except (PluginError, IsolationError) as error:
                 return error
-        backends = list(self.manager.backends)
         message = f"no format or command {word!r}"
         near = difflib.get_close_matches(word.lower(), [*backends, *COMMANDS], n=3)
         if near:

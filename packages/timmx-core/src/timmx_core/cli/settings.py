@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from timmx_core.cli.terminal import UNSAFE, Terminal, harmless
 from timmx_core.errors import OutputError
 
+if TYPE_CHECKING:
+    from timmx_core.isolation.messages import Answer
+
 PROGRAM = "timmx"
 COMPLETE_VARIABLE = "_TIMMX_COMPLETE"
+
+
+RESULT_OPTION = "--result-file"
 
 
 @dataclass
@@ -25,6 +34,7 @@ class Settings:
     terminal: Terminal = field(default_factory=Terminal)
     verbose: bool = False
     json: bool = False  # `--json` stands on the command line, wherever parsing got to
+    answer: Answer | None = None  # where a host waits for the result (`--result-file`)
 
 
 def settings_of(ctx: click.Context) -> Settings:
@@ -71,6 +81,22 @@ def unwritable(error: OSError) -> OutputError:
     return OutputError(f"the result could not be written: {reason}", "make room where stdout goes")
 
 
+class _Host:
+    """Whom this run answers; it is known before there is a command that could be told."""
+
+    answer: ContextVar[Answer | None] = ContextVar("answer", default=None)
+
+
+@contextmanager
+def answering(answer: Answer | None) -> Iterator[None]:
+    """Lead what `print_json` prints to a host."""
+    token = _Host.answer.set(answer)
+    try:
+        yield
+    finally:
+        _Host.answer.reset(token)
+
+
 def _is_path(text: str) -> bool:
     try:
         return bool(os.fsencode(text))
@@ -90,7 +116,17 @@ def discard_stdout() -> None:
 
 
 def print_json(data: Any) -> None:
-    """A command's result as one JSON object, on stdout."""
+    """A command's result as one JSON object: on stdout, or where a host waits for it.
+
+    :raises OutputError: it cannot be written there.
+    """
+    answer = _Host.answer.get()
+    if answer is not None:
+        try:
+            answer.result({"result": data})
+        except OSError as error:
+            raise unwritable(error) from error
+        return
     text = json.dumps(data, indent=2, ensure_ascii=False)
     # What a terminal might obey stands in strings alone, and has another spelling there.
     print_result(UNSAFE.sub(lambda m: f"\\u{ord(m[0]):04x}" if m[0] != "\r" else "\\r", text))

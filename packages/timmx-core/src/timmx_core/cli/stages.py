@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Self
 
 from timmx_core.cli.terminal import Terminal
 from timmx_core.interrupts import at_end, forget
+from timmx_core.progress import Reporter
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
+
+    from timmx_core.cli.settings import Settings
 
 INDENT = "  "
 LABEL_WIDTH = 30
@@ -75,6 +79,13 @@ class StageReporter:
             no_wrap=True,
             overflow="ellipsis",
         )
+
+
+def reporting(settings: Settings) -> AbstractContextManager[Reporter]:
+    """Who is told of stages: the user, or the host that this run answers."""
+    if settings.answer is not None:
+        return nullcontext(settings.answer)
+    return StageReporter(settings.terminal, live=not settings.verbose)
 
 
 def _line(label: str, depth: int, seconds: float) -> str:

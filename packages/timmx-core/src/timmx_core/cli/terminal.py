@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import IO
 
 import click
@@ -64,11 +65,36 @@ class Terminal:
         """Something that the user should know."""
         self.labelled("note", text, "yellow")
 
+    def logged(self, level: int, text: str) -> None:
+        """A record of core's log."""
+        self.labelled(logging.getLevelName(level).lower(), text, "yellow")
+
     def error(self, error: TimmxError) -> None:
         """What happened, and what to do next."""
         self.labelled("error", error.message, "red")
         if error.hint:
             self.labelled("hint", error.hint, "cyan")
+
+
+class HostTerminal(Terminal):
+    """The terminal of a run that answers a host, which tells the user all there is to tell."""
+
+    live = False
+    colour = False
+
+    def __init__(self, log: Callable[[int, str], None]) -> None:
+        self.stream = sys.stderr
+        self._log = log
+
+    def logged(self, level: int, text: str) -> None:
+        """See `Terminal.logged`; the host shows it."""
+        self._log(level, text)
+
+    def _write(self, text: str) -> None:
+        pass
+
+    def _write_at_once(self, text: str) -> None:
+        pass
 
 
 def harmless(text: str) -> str:
@@ -92,7 +118,7 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
-        self.terminal.labelled(record.levelname.lower(), record.getMessage(), "yellow")
+        self.terminal.logged(record.levelno, record.getMessage())
 
 
 def _own_stderr() -> IO[str]:

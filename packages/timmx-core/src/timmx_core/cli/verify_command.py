@@ -39,7 +39,7 @@ class VerifyCommand(GroupedCommand):
 def _run_parameters() -> list[click.Parameter]:
     """Formats that call an option alike share it; the file's own format reads it."""
     found: dict[str, tuple[Option, list[str]]] = {}
-    for backend in get_manager().backends.values():
+    for backend in get_manager().formats.values():
         for option in backend.options:
             if option.phase == "run":
                 found.setdefault(option.name, (option, []))[1].append(backend.name)
@@ -65,13 +65,13 @@ def verify_command(
     wrong, or nothing could be concluded.
     """
     from timmx_core import api
-    from timmx_core.cli.stages import StageReporter
+    from timmx_core.cli.stages import reporting
     from timmx_core.options import coerce
 
     settings = settings_of(ctx)
     chosen = given(values)
     shared = {name: coerce(_shared(name), chosen.pop(name, None)) for name in SHARED}
-    with StageReporter(settings.terminal, live=not settings.verbose) as reporter:
+    with reporting(settings) as reporter:
         verdict = api.verify(
             file,
             probe_data=shared["probe_data"],

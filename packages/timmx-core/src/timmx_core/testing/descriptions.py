@@ -14,6 +14,7 @@ from timmx_core import options as option_data
 from timmx_core.backend import Option
 from timmx_core.backend_checks import check_backend
 from timmx_core.errors import CannotRunHere, MissingDependency, RequestError
+from timmx_core.isolation.description import DescribedBackend, describe_format
 from timmx_core.lifecycle import requirement_names
 from timmx_core.plugins import use_manager
 from timmx_core.shared_options import SHARED_OPTIONS
@@ -75,6 +76,16 @@ class DescriptionTests(Case):
         """Name, help, suffixes, precisions, options, refusals and requirements make sense."""
         backend = check_backend(self.backend())
         requirement_names(backend)
+
+    def test_a_host_knows_it_by_its_description(self) -> None:
+        """What it says of itself is plain data: as JSON it reaches a host and is still the same."""
+        backend = self.backend()
+        described = DescribedBackend(json.loads(json.dumps(describe_format(backend))))
+        same = ("name", "help", "suffixes", "precisions", "absorbs", "refuses", "requires")
+        assert [n for n in same if getattr(described, n) != getattr(backend, n)] == []
+        assert option_data.make_request(
+            described, "resnet18", self.options
+        ) == option_data.make_request(backend, "resnet18", self.options)
 
     def test_its_help_shows_every_option(
         self, lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,1 @@
+"""Environments of plugins that cannot live in this one."""

@@ -1,13 +1,14 @@
-"""Compare how fast onnxruntime runs exported files: precisions, ways to optimise, another exporter.
+"""Compare how fast exported files run: precisions, ways to optimise, another exporter.
 
     python benchmarks/latency.py                                 # precisions of the default models
     python benchmarks/latency.py --peer ENVIRONMENT/bin/timmx    # and timmx 0.10.1's files
     python benchmarks/latency.py --models resnet18 --passes      # and what could optimise the graph
+    python benchmarks/latency.py --format litert --passes        # in LiteRT, and without our passes
 
 All files of a model hold the same weights. They are run in turn in one process, with one thread,
 and compared by the median of their ratios in processor time, which says the same on a busy machine.
 With two threads time is that of the clock.
-Rows are kept in `results/latency-onnx.json`; `--again` runs them once more.
+Rows are kept in `results/latency-FORMAT.json`; `--again` runs them once more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,11 +29,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
-from reference import ARCHITECTURES
+from reference import ARCHITECTURES, suffix_of
 
 HERE = Path(__file__).parent
-OUT = HERE / "results" / "latency-onnx.json"
-MODELS = ARCHITECTURES
+MODELS = {
+    "onnx": ARCHITECTURES,
+    "litert": (
+        *("resnet18", "vit_tiny_patch16_224", "efficientnet_b0", "fastvit_t8"),
+        "swin_tiny_patch4_window7_224",
+    ),
+}
+LIBRARIES = {
+    "onnx": {"onnx", "onnxruntime", "onnxscript"},
+    "litert": {"ai-edge-litert", "ai-edge-quantizer", "litert-torch"},
+}
 PRECISIONS = ("fp32", "fp16", "int8", "dynamic-int8")
 BASE = "fp32"
 
@@ -61,16 +71,17 @@ def files_of(
     import timmx_core
 
     files: dict[str, Path] = {}
+    suffix = suffix_of(chosen.format)
     for precision in chosen.precisions.split(","):
-        path = folder / f"{precision}.onnx"
+        path = folder / f"{precision}{suffix}"
         options: dict[str, Any] = {"precision": precision, "checkpoint": str(weights)}
         if precision == "int8":
             options |= {"random_calibration": True, "calibration_samples": 16}
-        timmx_core.export("onnx", model, output=str(path), verify=False, **options)
+        timmx_core.export(chosen.format, model, output=str(path), verify=False, **options)
         files[precision] = path
     if chosen.peer:
-        path = folder / "peer.onnx"
-        command = [chosen.peer, "export", "onnx", model, "--checkpoint", str(weights)]
+        path = folder / f"peer{suffix}"
+        command = [chosen.peer, "export", chosen.format, model, "--checkpoint", str(weights)]
         done = subprocess.run(
             [*command, "--output", str(path)], capture_output=True, text=True, check=False
         )
@@ -78,7 +89,12 @@ def files_of(
             files["peer"] = path
         else:
             print(f"{model}: the other exporter failed: {done.stdout[-300:]}{done.stderr[-300:]}")
-    if chosen.passes:
+    if chosen.passes and chosen.format == "litert":
+        files["unoptimised"] = folder / f"unoptimised{suffix}"
+        options = {"checkpoint": str(weights), "optimize": False}
+        output = str(files["unoptimised"])
+        timmx_core.export(chosen.format, model, output=output, verify=False, **options)
+    if chosen.passes and chosen.format == "onnx":
         files["unfolded"] = folder / "unfolded.onnx"
         with mock.patch("timmx_onnx.optimization.fold_scales", return_value=0):
             timmx_core.export(
@@ -136,10 +152,10 @@ def session_options(threads: int = 1) -> Any:
     return options
 
 
-def compare(files: dict[str, Path], seconds: float) -> dict[str, dict[str, Any]]:
+def compare(files: dict[str, Path], seconds: float, format: str) -> dict[str, dict[str, Any]]:
     """All files with one thread and with two."""
-    one = in_turns(files, seconds, 1, time.process_time)
-    two = in_turns(files, seconds / 2, 2, time.perf_counter)
+    one = in_turns(files, seconds, OPENERS[format], 1, time.process_time)
+    two = in_turns(files, seconds / 2, OPENERS[format], 2, time.perf_counter)
     return {
         label: {
             "ms": round(float(np.median(values)) * 1e3, 2),
@@ -157,32 +173,57 @@ def ratio(values: np.ndarray, base: np.ndarray) -> float:
     return round(float(np.median(values / base)), 3)
 
 
-def in_turns(
-    files: dict[str, Path], seconds: float, threads: int, clock: Callable[[], float]
-) -> dict[str, np.ndarray]:
-    """Seconds of each file in each round, until the time is spent; at least ten rounds."""
+def open_onnx(path: Path, threads: int) -> Callable[[], object]:
+    """One inference of a file in onnxruntime."""
     import onnxruntime
 
-    sessions = {
-        label: onnxruntime.InferenceSession(
-            str(path), session_options(threads), providers=["CPUExecutionProvider"]
-        )
-        for label, path in files.items()
-    }
-    port = sessions[BASE].get_inputs()[0]
-    image = np.random.default_rng(0).standard_normal(port.shape).astype(np.float32)
+    session = onnxruntime.InferenceSession(
+        str(path), session_options(threads), providers=["CPUExecutionProvider"]
+    )
+    port = session.get_inputs()[0]
+    feeds = {port.name: image_of(port.shape)}
+    return lambda: session.run(None, feeds)
+
+
+def open_litert(path: Path, threads: int) -> Callable[[], object]:
+    """One inference of a file in LiteRT, with XNNPACK."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    port = interpreter.get_input_details()[0]
+    interpreter.set_tensor(port["index"], image_of(port["shape"]).astype(port["dtype"]))
+    invoke: Callable[[], object] = interpreter.invoke
+    return invoke
+
+
+Opener = Callable[[Path, int], Callable[[], object]]
+OPENERS: dict[str, Opener] = {"onnx": open_onnx, "litert": open_litert}
+
+
+def image_of(shape: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(tuple(shape)).astype(np.float32)
+
+
+def in_turns(
+    files: dict[str, Path],
+    seconds: float,
+    opener: Opener,
+    threads: int,
+    clock: Callable[[], float],
+) -> dict[str, np.ndarray]:
+    """Seconds of each file in each round, until the time is spent; at least ten rounds."""
+    runs = {label: opener(path, threads) for label, path in files.items()}
     spent: dict[str, list[float]] = {label: [] for label in files}
     # In another order each round: what ran before decides what lies in the caches.
     order = random.Random(0)
-    labels = list(sessions)
+    labels = list(runs)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(spent[BASE]) < 11:
         order.shuffle(labels)
         for label in labels:
-            session = sessions[label]
-            name = session.get_inputs()[0].name
             start = clock()
-            session.run(None, {name: image})
+            runs[label]()
             spent[label].append(clock() - start)
     return {label: np.array(values[1:]) for label, values in spent.items()}
 
@@ -190,15 +231,17 @@ def in_turns(
 def main() -> None:
     """Run what is missing, saving after every model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--format", default="onnx", choices=sorted(MODELS))
+    parser.add_argument("--models", default="", help="with commas")
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--peer", help="the program `timmx` of an environment with timmx 0.10.1")
     parser.add_argument("--passes", action="store_true", help="also what could optimise the graph")
     parser.add_argument("--seconds", type=float, default=20, help="for each model")
     parser.add_argument("--again", action="store_true")
     chosen = parser.parse_args()
-    content: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"rows": {}}
-    for model in chosen.models.split(","):
+    out = HERE / "results" / f"latency-{chosen.format}.json"
+    content: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"rows": {}}
+    for model in chosen.models.split(",") if chosen.models else MODELS[chosen.format]:
         rows = content["rows"].setdefault(model, {})
         wanted = {*chosen.precisions.split(","), *(["peer"] if chosen.peer else [])}
         if wanted <= set(rows) and not chosen.passes and not chosen.again:
@@ -206,18 +249,19 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             files = files_of(model, write_weights(model, folder), folder, chosen)
-            rows |= compare(files, chosen.seconds)
+            rows |= compare(files, chosen.seconds, chosen.format)
         print(model, {label: row["ratio"] for label, row in rows.items()}, flush=True)
-        save(content)
+        save(content, out, chosen.format)
 
 
-def save(content: dict[str, Any]) -> None:
+def save(content: dict[str, Any], out: Path, format: str) -> None:
     """With the versions that it was made with."""
     from timmx_core.manifest import versions_of
 
-    content["command"] = "python benchmarks/latency.py"
-    content["versions"] = versions_of({"timm", "torch", "onnx", "onnxruntime", "onnxscript"})
-    OUT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    words = "" if format == "onnx" else f" --format {format}"
+    content["command"] = f"python benchmarks/latency.py{words}"
+    content["versions"] = versions_of({"timm", "torch", *LIBRARIES[format]})
+    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -318,9 +318,9 @@ def unverified(format: str) -> str:
 PASSES = ("unfolded", "optimizer", "fusions", "basic", "extended", "onnxslim")
 
 
-def latency(labels: tuple[str, ...]) -> str:
+def latency(labels: tuple[str, ...], format: str = "onnx") -> str:
     """Files of each model, as ratios to the one in fp32."""
-    found = results("latency-onnx").get("rows", {})
+    found = results(f"latency-{format}").get("rows", {})
     kept = {model: row for model, row in found.items() if any(name in row for name in labels)}
     columns = [(name, "ratio") for name in labels]
     if any("ratio_2_threads" in row.get("peer", {}) for row in kept.values()) and "peer" in labels:
@@ -414,6 +414,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "calibration-onnx": calibration,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),
+    "latency-litert": lambda: latency(
+        ("unoptimised", "fp16", "dynamic-int8", "int8", "peer"), "litert"
+    ),
 }
 
 BY_FORMAT: Mapping[str, Callable[[str], str]] = {

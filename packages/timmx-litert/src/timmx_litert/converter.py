@@ -1,0 +1,113 @@
+"""From torch's exported program to a LiteRT flatbuffer. Everything here is heavy to import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from timmx_core.errors import ExportError
+from timmx_core.origin import module_of, nodes_in
+
+if TYPE_CHECKING:
+    import torch
+
+SIGNATURE = "serving_default"
+# Read when the libraries are imported: no progress on stdout, no search for accelerators.
+SETTINGS = {"LITERT_TORCH_SHOW_PROGRESS": "n", "JAX_PLATFORMS": "cpu"}
+
+
+def import_litert_torch() -> Any:
+    """litert-torch, kept from printing and from looking for devices, unless the user has set it."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import litert_torch
+
+    return litert_torch
+
+
+def convert(
+    program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
+) -> bytes:
+    """A flatbuffer with one signature, whose ports have the names given.
+
+    :raises ExportError: names the operator that has no translation, and the module it stands in.
+    """
+    import_litert_torch()
+    try:
+        return _export(_lower(_prepare(program)), inputs, outputs)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # litert-torch raises whatever its passes raise
+        raise explain(error) from error
+
+
+def _prepare(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Decomposed, with channels last where convolutions are, as `litert_torch.convert` does it."""
+    from litert_torch import fx_infra
+    from litert_torch._convert import core
+
+    program = fx_infra.graph_utils.reset_from_node_meta(program)
+    program = fx_infra.safe_run_decompositions(
+        program, fx_infra.decomp.pre_convert_decomp(), can_skip=False
+    )
+    prepared: torch.export.ExportedProgram = core._run_convert_passes(program)
+    return prepared
+
+
+def _lower(program: torch.export.ExportedProgram) -> Any:
+    from litert_torch.backend import export, inline_consts
+
+    context = inline_consts.InlineConstsContext(enable_resource_constants=False)
+    return export.exported_program_to_mlir(program, lowering_context_plugins=[context])
+
+
+def _export(lowered: Any, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    from litert_converter.mlir import passmanager
+    from litert_converter.mlir._mlir_libs import converter_api_ext as api
+
+    _check_count(
+        "takes", len(inputs), sum(s.input_spec.is_user_input for s in lowered.input_signature)
+    )
+    _check_count("gives", len(outputs), len(lowered.output_signature))
+    api.set_signature(
+        lowered.module.operation,
+        signature_name=SIGNATURE,
+        input_names=list(inputs),
+        output_names=list(outputs),
+    )
+    config = api.ConvertToTFLConfig()
+    config.model_origin_framework = "PYTORCH"
+    config.unsafe_fuse_dynamic_shaped_broadcast = True
+    config.canonicalizing_inf_as_min_max_float = False  # litert-torch has clamped them
+    config.enable_x64 = False
+    with lowered.ctx:
+        module = api.merge_modules([lowered.module])
+        api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
+        data: bytes = api.export_flatbuffer_to_bytes(getattr(module, "operation", module))
+    return data
+
+
+def _check_count(verb: str, wanted: int, got: int) -> None:
+    if wanted != got:
+        raise ExportError(f"the LiteRT graph {verb} {got} tensors, not {wanted}")
+
+
+def explain(error: BaseException) -> ExportError:
+    """What litert-torch could not translate."""
+    if isinstance(error, ExportError):
+        return error
+    node = next(iter(reversed(list(nodes_in(error)))), None)
+    if node is None:
+        return ExportError(f"litert-torch cannot convert the model: {_first_line(error)}")
+    operator = str(node.meta.get("original_aten") or node.target)
+    if "Lowering not found" in str(error):
+        what = f"LiteRT has no counterpart of {operator}"
+    else:
+        what = f"litert-torch cannot translate {operator} ({_first_line(error)})"
+    return ExportError(f"{what}, used in {module_of(node)}")
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return f"{type(error).__name__}: {text}"

@@ -342,6 +342,19 @@ def latency(labels: tuple[str, ...], format: str = "onnx") -> str:
     return table(["model", "fp32", *heads], rows, 1)
 
 
+MOST_KERNELS = 6
+
+
+def kernels() -> str:
+    """The kinds of operators that take most of an inference."""
+    rows = []
+    for model, spent in results("kernels-onnx").get("rows", {}).items():
+        whole = sum(spent.values())
+        parts = [f"{name} {100 * ms / whole:.0f} %" for name, ms in spent.items()]
+        rows.append([model, f"{whole:.1f} ms", ", ".join(parts[:MOST_KERNELS])])
+    return table(["model", "in all", "of it"], rows, 3)
+
+
 def calibration() -> str:
     """Ways to quantize one model with real weights."""
     rows = [
@@ -412,6 +425,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "budgets": budgets,
     "dispatch": dispatch,
     "calibration-onnx": calibration,
+    "kernels-onnx": kernels,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),
     "latency-litert": lambda: latency(

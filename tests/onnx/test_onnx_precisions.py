@@ -438,6 +438,26 @@ def test_the_mean_over_a_map_is_a_pooling(tmp_path: Path) -> None:
     assert (operators["GlobalAveragePool"], operators["ReduceMean"]) == (1, 2)
 
 
+def test_a_group_norm_is_exact_on_a_flat_image(tmp_path: Path) -> None:
+    """onnxruntime's own way through the mean square can end in the root of a negative number."""
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.GroupNorm(2, 4)
+            self.norm.weight.data = torch.tensor([0.5, 1.0, 1.5, 2.0])
+            self.norm.bias.data = torch.tensor([0.1, 0.0, -0.1, 0.2])
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.norm(torch.cat([image, image[:, :1]], 1)).mean(3)
+
+    result = exported(tmp_path, Flat().eval(), "fp32", dynamic_batch=True)
+    operators = result.manifest["report"]["operators"]
+    assert operators["InstanceNormalization"] == 1
+    assert "GroupNormalization" not in operators
+    assert result.verdict.status == "verified"
+
+
 def test_int8_of_a_pooling_that_pads_with_infinity(tmp_path: Path) -> None:
     class Padding(torch.nn.Module):
         def __init__(self) -> None:

@@ -8,7 +8,7 @@ was asked for, and the manifest says so then.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,24 @@ class Calibration:
                 yield {spec.name: pixels_to_input(part, spec)}
             else:
                 yield {spec.name: part if spec.layout == "NCHW" else part.transpose(0, 2, 3, 1)}
+
+
+def rebatched(
+    batches: Iterable[Mapping[str, np.ndarray]], size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The same images in batches of `size`; the last is filled up with its own images."""
+    import numpy as np
+
+    rest: dict[str, np.ndarray] = {}
+    for batch in batches:
+        rest = {n: np.concatenate([rest[n], a]) if n in rest else a for n, a in batch.items()}
+        while len(next(iter(rest.values()))) >= size:
+            yield {name: array[:size] for name, array in rest.items()}
+            rest = {name: array[size:] for name, array in rest.items()}
+    count = len(next(iter(rest.values()), ()))
+    if count:
+        index = np.arange(size) % count
+        yield {name: array[index] for name, array in rest.items()}
 
 
 def _report(array: np.ndarray, kind: str) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timmx_core.errors import ExportError
+from timmx_core.origin import module_of, nodes_in
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -131,7 +131,7 @@ def explain(error: BaseException) -> ExportError:
     from torch.onnx import errors
 
     chain = list(_causes(error))
-    node = next((n for e in reversed(chain) for n in _fx_nodes(e.__traceback__)), None)
+    node = next((n for e in reversed(chain) for n in nodes_in(e)), None)
     if node is None:
         kind = "" if isinstance(chain[-1], errors.OnnxExporterError) else type(chain[-1]).__name__
         detail = ": ".join(part for part in (kind, _first_line(chain[-1])) if part)
@@ -145,32 +145,11 @@ def explain(error: BaseException) -> ExportError:
     return ExportError(f"{what}, used in {module_of(node)}")
 
 
-def module_of(node: torch.fx.Node) -> str:
-    """The innermost module that a node comes from: "model.stages.0.attn (Attention)"."""
-    stack = node.meta.get("nn_module_stack") or {}
-    for path, kind in reversed(stack.values()):
-        name = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
-        name = name.rsplit(".", 1)[-1]
-        return f"{path} ({name})" if path else f"the model itself ({name})"
-    return "the model itself"
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None:
         yield current
         current = current.__cause__
-
-
-def _fx_nodes(traceback: TracebackType | None) -> Iterator[Any]:
-    """The node that was being translated: torch.onnx names it in prose, its frames hold it."""
-    import torch
-
-    while traceback is not None:
-        node = traceback.tb_frame.f_locals.get("node")
-        if isinstance(node, torch.fx.Node) and node.op == "call_function":
-            yield node
-        traceback = traceback.tb_next
 
 
 def _first_line(error: BaseException) -> str:

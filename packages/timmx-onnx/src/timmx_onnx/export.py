@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
+from timmx_core.calibration import rebatched
 from timmx_core.errors import ExportError
-from timmx_core.measure import CAP_DB, decibels
+from timmx_core.measure import distance_db
 from timmx_core.settling import MARGIN_DB
 from timmx_core.worker import run_probes
 from timmx_onnx import converter, half, metadata, optimization, quantization, storage
@@ -165,7 +165,7 @@ class _Export:
     def _static(self, plain: Path, folder: Path) -> _Made:
         """In integers throughout, unless the file comes nearer with the layers alone in them."""
         method = self.request.options["calibration_method"]
-        images = list(quantization.rebatched(self.context.calibration(), self._batch()))
+        images = list(rebatched(self.context.calibration(), self._batch()))
         ranges = quantization.calibrate(plain, images, method, folder)
         want = self._answers(plain, images)
         rated = []
@@ -259,20 +259,6 @@ def scratch(staging: Path) -> Iterator[Path]:
     finally:
         tempfile.tempdir = before
         shutil.rmtree(folder)
-
-
-def distance_db(want: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
-    """Signal over noise between two files' answers, over the worst output."""
-    worst = CAP_DB
-    for a, b in zip(want, got, strict=True):
-        wide = a.astype(np.float64)
-        # Of a single image nothing varies but over its own positions.
-        centre = wide.mean(0) if len(wide) > 1 else wide.mean()
-        noise = float(((wide - b) ** 2).mean())
-        if not math.isfinite(noise):
-            return -CAP_DB
-        worst = min(worst, decibels(float(((wide - centre) ** 2).mean()), noise))
-    return worst
 
 
 def check_file(path: Path, opset: int) -> None:

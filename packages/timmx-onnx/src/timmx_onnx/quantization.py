@@ -7,7 +7,7 @@ the file runs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,19 +198,3 @@ def _loaded(proto: Any) -> Model:
     model: Model = ir.from_proto(proto)
     model.graph.sort()
     return model
-
-
-def rebatched(
-    batches: Iterable[Mapping[str, np.ndarray]], size: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """The same images in batches of `size`; the last is filled up with its own images."""
-    rest: dict[str, np.ndarray] = {}
-    for batch in batches:
-        rest = {n: np.concatenate([rest[n], a]) if n in rest else a for n, a in batch.items()}
-        while len(next(iter(rest.values()))) >= size:
-            yield {name: array[:size] for name, array in rest.items()}
-            rest = {name: array[size:] for name, array in rest.items()}
-    count = len(next(iter(rest.values()), ()))
-    if count:
-        index = np.arange(size) % count
-        yield {name: array[index] for name, array in rest.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, CannotRunHere
+from timmx_core.threads import usable_threads
 from timmx_onnx.metadata import external_files
 from timmx_onnx.wire import WireError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST_NAME = 255  # bytes, on most file systems
-MOST_THREADS = 8  # more gain nothing on one image
 # CUDA rounds float32 products to TF32 unless told otherwise.
 FULL_PRECISION: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
@@ -112,10 +112,3 @@ def is_plain(name: str) -> bool:
     """Whether a name can only mean a file in the folder that it is looked up in."""
     long = len(os.fsencode(name)) > MOST_NAME
     return name not in ("", "..") and Path(name).name == name and "\0" not in name and not long
-
-
-def usable_threads() -> int:
-    """The processors that this process may use, up to a sensible number."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MOST_THREADS)
-    return min(os.cpu_count() or 1, MOST_THREADS)

@@ -183,7 +183,7 @@ class Context(ABC):
     def calibration(self, size: int | None = None) -> Iterator[Mapping[str, np.ndarray]]:
         """Batches in the form of `LoadedModel.inputs`; the format feeds its own quantizer.
 
-        :param size: images in each batch, the last filled up with its own; None: as core likes.
+        :param size: images in each batch, the last filled up with the first; None: as core likes.
         """
 
     @abstractmethod

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from timmx_core import probes
 from timmx_core.backend import TensorSpec
 from timmx_core.errors import ModelError, RequestError
-from timmx_core.inputs import pixels_to_input
+from timmx_core.inputs import in_batches, pixels_to_input
 from timmx_core.weights import first_line
 
 if TYPE_CHECKING:
@@ -103,21 +103,17 @@ class Calibration:
                 "normalised calibration floats do not fit a file that normalises by itself",
                 "give images or uint8 pixels",
             )
-        for part in _parts(whole, size):
+        parts = _pieces(whole) if size is None else in_batches(whole, size)
+        for part in parts:
             if self.pixels is not None:
                 yield {spec.name: pixels_to_input(part, spec)}
             else:
                 yield {spec.name: part if spec.layout == "NCHW" else part.transpose(0, 2, 3, 1)}
 
 
-def _parts(whole: np.ndarray, size: int | None) -> Iterator[np.ndarray]:
-    import numpy as np
-
-    for start in range(0, len(whole), size or BATCH):
-        part = whole[start : start + (size or BATCH)]
-        if size is not None and len(part) < size:
-            part = part[np.arange(size) % len(part)]
-        yield part
+def _pieces(whole: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(whole), BATCH):
+        yield whole[start : start + BATCH]
 
 
 def _report(array: np.ndarray, kind: str) -> dict[str, Any]:

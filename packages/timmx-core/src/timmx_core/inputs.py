@@ -6,7 +6,7 @@ untouched model; the file's path hands them over in whatever form the file asks 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Batch, Dimension, Role, TensorSpec, Transform
@@ -153,3 +153,11 @@ def wrap(
     from timmx_core.wrapper import InputContract
 
     return InputContract(module, preprocessing.mean, preprocessing.std, transforms).eval()
+
+
+def in_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Batches of exactly `size` images; the last is filled up with images from the front."""
+    import numpy as np
+
+    for start in range(0, len(images), size):
+        yield images[np.arange(start, start + size) % len(images)]

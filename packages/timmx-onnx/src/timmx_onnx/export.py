@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError
+from timmx_core.inputs import in_batches
 from timmx_core.measure import distance_db
 from timmx_core.settling import MARGIN_DB
 from timmx_core.worker import run_probes
@@ -226,11 +227,8 @@ class _Export:
     def _batches(self) -> Iterator[Mapping[str, np.ndarray]]:
         """The images of the verification, as many at a time as the file takes."""
         port = self.loaded.inputs[0]
-        images = self.context.probes(port)
-        size = self._batch()
-        for start in range(0, len(images), size):
-            index = np.arange(start, start + size) % len(images)
-            yield {port.name: images[index]}
+        for images in in_batches(self.context.probes(port), self._batch()):
+            yield {port.name: images}
 
     def _batch(self) -> int:
         batch = self.loaded.inputs[0].shape[0]

@@ -85,6 +85,7 @@ class FaultSuite:
     model: ClassVar[str] = SMALL
     options: ClassVar[Mapping[str, Any]] = {"input_size": SIZE}
     impossible: ClassVar[Mapping[str, str]] = {}  # fault, option or "embedding" -> reason
+    margin_db: ClassVar[float] = 20.0  # by which a good file is above its floor
     refused: ClassVar[frozenset[str]] = frozenset()  # faults with which the file does not run
 
     @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ class FaultSuite:
         ):
             assert verdict["status"] == "verified", verdict["reason"]
             margins = [m["snr_db"] - m["floor_db"] for m in verdict["measurements"]]
-            assert min(margins) >= 20
+            assert min(margins) >= self.margin_db
 
     @pytest.mark.parametrize("fault", faults.STRUCTURAL, ids=lambda fault: fault.name)
     def test_a_structural_fault_is_caught(self, fault: faults.Fault, tmp_path: Path) -> None:

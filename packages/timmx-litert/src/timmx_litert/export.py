@@ -94,10 +94,13 @@ class _Export:
         )
 
     def _converted(self) -> Graph:
-        if not self.request.dynamic_batch:
-            return self._converted_as(None)
-        two, three = (self._converted_as(n) for n in (batching.TWO, batching.THREE))
-        return batching.join(two, three, self.request.batch[1])
+        if self.request.dynamic_batch:
+            two, three = (self._converted_as(n) for n in (batching.TWO, batching.THREE))
+            graph = batching.join(two, three, self.request.batch[1])
+        else:
+            graph = self._converted_as(None)
+        graph.name_tensors()  # what was added on the way, too: the quantizer goes by names
+        return graph
 
     def _converted_as(self, batch: int | None) -> Graph:
         """The model for its own batch size, or for another."""

@@ -424,18 +424,26 @@ def test_a_pad_becomes_part_of_the_layer_behind_it() -> None:
     assert pads_folded("MaxPool", [0, 0, 3, 0, 0, 0, 0, 0], -np.inf) == 0
 
 
-def test_the_mean_over_a_map_is_a_pooling(tmp_path: Path) -> None:
-    """And one over channels or without the axes that it had is left."""
+def test_the_mean_over_a_map_is_a_pooling_in_int8(tmp_path: Path) -> None:
+    """And one over channels or without the axes that it had is left, as are all in fp32."""
 
     class Means(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 64, 3)
+
         def forward(self, image: torch.Tensor) -> torch.Tensor:
+            image = self.layer(image)
             whole, wide = image.mean((2, 3), keepdim=True), image.mean((1, 2), keepdim=True)
             return (image * whole + wide).mean((-1, -2))
 
-    result = exported(tmp_path, Means().eval(), "fp32")
-    assert result.verdict.status == "verified"
-    operators = result.manifest["report"]["operators"]
-    assert (operators["GlobalAveragePool"], operators["ReduceMean"]) == (1, 2)
+    found = []
+    for precision in ("fp32", "int8"):
+        result = exported(tmp_path, Means().eval(), precision, overwrite=True)
+        assert result.verdict.status == "verified"
+        operators = result.manifest["report"]["operators"]
+        found.append((operators.get("GlobalAveragePool", 0), operators["ReduceMean"]))
+    assert found == [(0, 3), (1, 2)]
 
 
 def test_a_group_norm_is_exact_on_a_flat_image(tmp_path: Path) -> None:

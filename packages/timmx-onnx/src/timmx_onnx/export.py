@@ -92,7 +92,7 @@ class _Export:
         """The graph made faster; as it was where that spoils it."""
         better = graph.clone()
         passes = (
-            *(optimization.fold_scales, optimization.fold_pads, optimization.pool_means),
+            *(optimization.fold_scales, optimization.fold_pads),
             normalization.expand_group_norms,
         )
         if not sum(each(better) for each in passes):
@@ -109,6 +109,7 @@ class _Export:
             with self.context.stage("cast to fp16"):
                 return self._cast(graph)
         if name == "int8":
+            optimization.pool_means(graph)
             return self._quantized(graph, self._static)
         if name == "dynamic-int8":
             return self._quantized(graph, self._dynamic)

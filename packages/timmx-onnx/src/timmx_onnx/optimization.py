@@ -39,7 +39,8 @@ def fold_scales(model: Model) -> int:
 def pool_means(model: Model) -> int:
     """Make the mean over H and W a GlobalAveragePool, in place.
 
-    It is the same number, for which onnxruntime has kernels in integers and in its own layout.
+    For that onnxruntime has a kernel in integers. In float its sum is less exact: 10 dB less remain
+    of mobilenetv3_small_100, for a hundredth of the time. So this is for int8 alone.
 
     :return: how many.
     """

@@ -8,7 +8,7 @@ import pytest
 from timmx_core.backend import Artifact, TensorSpec
 from timmx_core.measure import Reference, measure
 from timmx_core.results import Measurement
-from timmx_core.verification import compare, misstated_input
+from timmx_core.verification import compare, compare_labels, misstated_input
 from timmx_core.worker import Outcome
 
 FLOOR = 80.0
@@ -169,3 +169,16 @@ def test_the_stated_input_size(layout: str, shape: tuple[int, ...], fits: bool) 
 def test_an_artifact_is_only_ports_and_paths() -> None:
     """The floor is the plugin's own word, never the file's."""
     assert not any("floor" in name for name in Artifact.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("label", "status"), [("cat (2)", "passed"), ("cat", "passed"), ("dog", "failed")]
+)
+def test_of_two_classes_with_one_name_either_spelling_is_right(label: str, status: str) -> None:
+    ports = (
+        TensorSpec("output", (1, 3), "float32", "probabilities", "NC"),
+        TensorSpec("classLabel", (1,), "str", "label", "N"),
+    )
+    given = {"output": np.array([[0.1, 0.2, 0.7]], np.float32), "classLabel": np.array([label])}
+    (row,) = compare_labels(Outcome("ok", outputs={1: given}), ports, ("cat", "dog", "cat"), FLOOR)
+    assert row.status == status

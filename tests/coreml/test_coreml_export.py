@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import timmx_core
-from timmx_core.errors import ExportError, RequestError
-from timmx_coreml.labels import unique_labels
+from timmx_core.errors import ExportError, OutputError, RequestError
+from timmx_core.labels import unique_labels
 from timmx_coreml.mil import load
 from timmx_coreml.mil.package import Package
 
@@ -263,3 +263,18 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
 def test_the_licence_of_the_weights_is_in_the_metadata(tmp_path: Path) -> None:
     result = exported(tmp_path)
     assert description(result).metadata["license"] == "apache-2.0"
+
+
+def test_a_folder_of_somebody_s_is_not_replaced(tmp_path: Path) -> None:
+    """Whatever it is called: with --overwrite what lies in it would be lost."""
+    folder = tmp_path / "model.mlpackage"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="did not write"):
+        exported(tmp_path, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
+    path = exported(tmp_path, overwrite=True).path
+    assert path == folder
+    path.with_name(path.name + ".timmx.json").unlink()
+    assert exported(tmp_path, overwrite=True, verify=False).path == folder

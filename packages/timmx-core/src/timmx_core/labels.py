@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,20 @@ def check_count(labels: tuple[str, ...] | None, classes: int | None) -> None:
     """
     if labels is not None and classes is not None and len(labels) != classes:
         raise ModelError(f"{len(labels)} labels for {classes} classes")
+
+
+def unique_labels(labels: Sequence[str]) -> list[str]:
+    """Labels as keys of a dictionary: a name that occurs again gets its class number.
+
+    Where a format gives probabilities by name, two classes of one name would become one (ImageNet
+    has two cranes, the bird and the machine).
+    """
+    seen: set[str] = set()
+    result = []
+    for index, label in enumerate(labels):
+        name = label
+        while name in seen:
+            name = f"{name} ({index})"
+        seen.add(name)
+        result.append(name)
+    return result

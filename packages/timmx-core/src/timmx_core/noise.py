@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from typing import IO, Any, Self
 from timmx_core.interrupts import at_end, forget
 from timmx_core.paths import log_dir
 
+PROGRESS_BAR = re.compile(r"\d%\|")  # of tqdm
 TAIL_LINES = 12
 TAIL_BYTES = 65536
 
@@ -97,7 +99,8 @@ class Noise:
             log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
             text = log.read().decode("utf-8", "replace")
         lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-        return "\n".join(lines[-TAIL_LINES:])
+        telling = [line for line in lines if not PROGRESS_BAR.search(line)]
+        return "\n".join(telling[-TAIL_LINES:])
 
     def keep(self, extra: str = "") -> Path | None:
         """Keep the log after all, for a failure; None where there is none or no room for it."""

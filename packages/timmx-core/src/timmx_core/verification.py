@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from timmx_core.backend import Artifact, Backend, Comparison, Dimension, TensorSpec
 from timmx_core.errors import ArtifactError
 from timmx_core.inputs import output_specs, outputs_of, pixels_to_input, reference_input
+from timmx_core.labels import unique_labels
 from timmx_core.measure import Reference, measure, show_shape
 from timmx_core.options import run_options
 from timmx_core.results import Measurement, Verdict
@@ -248,7 +249,11 @@ def compare(
 def compare_labels(
     outcome: Outcome, specs: Sequence[TensorSpec], labels: Sequence[str], floor_db: float
 ) -> list[Measurement]:
-    """Whether the label that a file gives is the name of its own best class."""
+    """Whether the label that a file gives is the name of its own best class.
+
+    Of two classes with one name, a file may call one by its number, as `unique_labels` does.
+    """
+    unique = unique_labels(labels)
     assert outcome.outputs is not None
     scores = next((s.name for s in specs if s.role in ("logits", "probabilities")), None)
     rows = []
@@ -260,8 +265,8 @@ def compare_labels(
                 reason = "the file gives a label without the scores that it follows from"
             elif got is not None and rated is not None:
                 best = rated.reshape(len(rated), -1).argmax(1)
-                named = [labels[i] if i < len(labels) else None for i in best]
-                share = sum(str(a) == b for a, b in zip(got, named, strict=True)) / len(named)
+                named = [(labels[i], unique[i]) if i < len(labels) else () for i in best]
+                share = sum(str(a) in b for a, b in zip(got, named, strict=True)) / len(named)
                 reason = "" if share == 1.0 else "the label is not the name of the best class"
             status: Literal["passed", "failed"] = "failed" if reason else "passed"
             rows.append(

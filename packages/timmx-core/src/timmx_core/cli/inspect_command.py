@@ -70,8 +70,16 @@ def _lines(inspection: Inspection) -> list[str]:
     if inspection.record is None:
         lines.append(f"{'':<9}there is no record beside the file; timmx verify checks it")
     if not inspection.embedded:
-        lines.append(f"{'':<9}this is what the record says: the file itself holds no manifest")
+        lines.append(f"{'':<9}this is what the record says: {_unread(inspection.format)}")
     return lines + [f"{'problem':<9}{problem}" for problem in inspection.problems]
+
+
+def _unread(format: str) -> str:
+    from timmx_core.plugins import get_manager
+
+    if format in get_manager().formats:
+        return "the file itself holds no manifest"
+    return f"no plugin that is installed reads a file of {format}"
 
 
 def _model_text(model: dict[str, Any]) -> str:

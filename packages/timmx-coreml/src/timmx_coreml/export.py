@@ -258,17 +258,18 @@ class _Export:
     def _check_size(self, height: int, width: int) -> None:
         own = _at(self.input, height, width)
         images = precision.sample(own)
+        fixed = "the model fixes its size: leave out --sizes and --size-range"
         try:
             want = precision.reference(self.loaded.module, images)
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ExportError(
                 f"the model does not take images of {height}x{width}: "
-                f"{str(error).strip().splitlines()[0]}"
+                f"{str(error).strip().splitlines()[0]}",
+                fixed,
             ) from error
         if self.image:
             images = precision.sample(image_spec(own))
         names = [o.name for o in self.loaded.outputs]
-        fixed = "the model fixes its size: leave out --sizes and --size-range"
         try:
             snr = precision.snr_of_file(self.context.primary, self.input.name, images, want, names)
         except ArtifactError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from latency import image_of, session_options
+from latency import image_of, session_options  # type: ignore[import-not-found]
 
 OUT = Path(__file__).parent / "results" / "kernels-onnx.json"
 MODELS = (

@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
-from reference import ARCHITECTURES, suffix_of
+from reference import ARCHITECTURES, suffix_of  # type: ignore[import-not-found]
 
 HERE = Path(__file__).parent
 MODELS = {

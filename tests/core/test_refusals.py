@@ -40,6 +40,7 @@ def work(tmp_path: Path) -> Path:
     folder = tmp_path / "work"
     (folder / "folder.alpha").mkdir(parents=True)
     (folder / "old.alpha").write_text("old")
+    (folder / "two.txt").write_text("cat\ndog\n")
     return folder
 
 
@@ -61,6 +62,12 @@ def processor_time() -> float:
         (("alpha", MODEL, "-o", "folder.alpha"), 8, "folder.alpha", "-o"),
         (("alpha", MODEL, "--overwrite", "-o", "folder.alpha"), 8, "is a directory", "-o"),
         (("alpha", MODEL, "--labels", "none.txt"), 2, "none.txt", ""),
+        (
+            ("alpha", MODEL, "--labels", "two.txt", "--num-classes", "3"),
+            2,
+            "2 labels for 3 classes",
+            "one name for each class",
+        ),
         (("alpha", MODEL, "--checkpoint", "none.pth"), 5, "none.pth", ""),
         (("alpha", "local-dir:none"), 5, "none", ""),
         (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timmx_core.errors import ModelError, RequestError
+from timmx_core.errors import RequestError
 
 IMAGENET = "imagenet-1k"
 MOST_BYTES = 16 << 20
@@ -51,10 +51,12 @@ def imagenet_labels() -> tuple[str, ...]:
 def check_count(labels: tuple[str, ...] | None, classes: int | None) -> None:
     """One label per class.
 
-    :raises ModelError: another number of them.
+    :raises RequestError: another number of them.
     """
     if labels is not None and classes is not None and len(labels) != classes:
-        raise ModelError(f"{len(labels)} labels for {classes} classes")
+        raise RequestError(
+            f"{len(labels)} labels for {classes} classes", "--labels wants one name for each class"
+        )
 
 
 def unique_labels(labels: Sequence[str]) -> list[str]:

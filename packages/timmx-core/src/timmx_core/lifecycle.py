@@ -75,7 +75,7 @@ def check_model(request: ExportRequest) -> None:
         model_checks.check_weights(request.model, request.shared)
         model_checks.check_hub(request.model, request.shared)
     if request.shared["labels"] != IMAGENET:
-        read_labels(request.shared["labels"])
+        check_count(read_labels(request.shared["labels"]), request.shared["num_classes"])
 
 
 def _early_worker(

@@ -349,6 +349,16 @@ def test_the_public_functions_serve_other_formats(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the graph
 
 
+def compute_the_same(before: onnx.ModelProto, after: onnx.ModelProto, x: np.ndarray) -> None:
+    want, got = (
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"x": x}
+        )[0]
+        for m in (before, after)
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def folded(factor: list[int], *, used_twice: bool = False) -> int:
     """How many factors are taken out of a linear layer's result; the answers stay the same."""
     rng = np.random.default_rng(0)
@@ -368,13 +378,7 @@ def folded(factor: list[int], *, used_twice: bool = False) -> int:
     model = ir.from_proto(before)
     count = optimization.fold_scales(model)
     x = rng.random((1, 5, 4), np.float32)
-    want, got = (
-        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
-            None, {"x": x}
-        )[0]
-        for m in (before, ir.to_proto(model))
-    )
-    np.testing.assert_allclose(got, want, rtol=1e-5)
+    compute_the_same(before, ir.to_proto(model), x)
     return count
 
 
@@ -404,13 +408,7 @@ def pads_folded(layer: str, amounts: list[int], value: float, mode: str = "const
     model = ir.from_proto(before)
     count = optimization.fold_pads(model)
     x = -rng.random((1, 3, 9, 8), np.float32)
-    want, got = (
-        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
-            None, {"x": x}
-        )[0]
-        for m in (before, ir.to_proto(model))
-    )
-    np.testing.assert_allclose(got, want, rtol=1e-5)
+    compute_the_same(before, ir.to_proto(model), x)
     return count
 
 

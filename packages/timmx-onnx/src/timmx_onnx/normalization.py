@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from timmx_onnx.constants import add_initializer, array_of
+
 if TYPE_CHECKING:
     from onnx_ir import Model, Node, Value
 
@@ -56,7 +58,7 @@ def _expand(model: Model, node: Node) -> None:
     wide = (sizes[0], *(1 for _ in sizes[1:]))
 
     def constant(label: str, array: np.ndarray) -> Value:
-        return _initializer(model, f"{result.name}_{label}", array)
+        return add_initializer(model, f"{result.name}_{label}", array)
 
     # 0 is the size that the input has: that of the batch.
     apart = ir.node("Reshape", [image, constant("groups", np.array([0, groups, -1]))])
@@ -67,8 +69,8 @@ def _expand(model: Model, node: Node) -> None:
         {"epsilon": EPSILON if epsilon is None else epsilon.as_float()},
     )
     whole = ir.node("Reshape", [norm.outputs[0], constant("shape", np.array([0, *sizes]))])
-    scaled = ir.node("Mul", [whole.outputs[0], constant("scale", _array(gain).reshape(wide))])
-    moved = ir.node("Add", [scaled.outputs[0], constant("shift", _array(offset).reshape(wide))])
+    scaled = ir.node("Mul", [whole.outputs[0], constant("scale", array_of(gain).reshape(wide))])
+    moved = ir.node("Add", [scaled.outputs[0], constant("shift", array_of(offset).reshape(wide))])
     nodes = {"apart": apart, "norm": norm, "whole": whole, "scaled": scaled, "moved": moved}
     for label, step in nodes.items():
         step.name = step.outputs[0].name = f"{result.name}_{label}"
@@ -83,18 +85,3 @@ def _expand(model: Model, node: Node) -> None:
     for parameter in (gain, offset):
         if not parameter.uses():
             model.graph.initializers.pop(str(parameter.name), None)
-
-
-def _initializer(model: Model, name: str, array: np.ndarray) -> Value:
-    tensor = ir.Tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    model.graph.register_initializer(value)
-    return value
-
-
-def _array(value: Value) -> np.ndarray:
-    assert value.const_value is not None
-    array: np.ndarray = value.const_value.numpy()
-    return array

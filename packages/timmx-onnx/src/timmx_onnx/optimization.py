@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from timmx_onnx.constants import add_initializer, array_of
+
 if TYPE_CHECKING:
     from onnx_ir import Model, Node, Value
 
@@ -66,7 +68,7 @@ def _is_spatial_mean(node: Node) -> bool:
     return (
         whole
         and (keep is None or keep.as_int() == 1)
-        and {int(a) % 4 for a in _array(axes)} == {2, 3}
+        and {int(a) % 4 for a in array_of(axes)} == {2, 3}
     )
 
 
@@ -113,7 +115,7 @@ def _spatial_pads(pad: Node) -> list[int] | None:
     amounts = pad.inputs[1]
     if amounts is None or not _is_stored(amounts):
         return None
-    values = [int(v) for v in _array(amounts)]
+    values = [int(v) for v in array_of(amounts)]
     half = len(values) // 2
     if half < 3 or any(values[:2]) or any(values[half : half + 2]) or min(values) < 0:
         return None
@@ -124,7 +126,7 @@ def _pad_value(pad: Node) -> float:
     value = pad.inputs[2] if len(pad.inputs) > 2 else None
     if value is None:
         return 0.0
-    return float(_array(value).reshape(-1)[0]) if _is_stored(value) else math.nan
+    return float(array_of(value).reshape(-1)[0]) if _is_stored(value) else math.nan
 
 
 def _fits_window(layer: Node, pads: list[int]) -> bool:
@@ -158,7 +160,7 @@ def _fold(model: Model, mul: Node) -> bool:
     if matmul is None or matmul.inputs[1] is None:
         return False
     weight = matmul.inputs[1]
-    factor = _array(scale)
+    factor = array_of(scale)
     if not _is_constant(weight) or not _fits(factor, weight, bias):
         return False
     matmul.replace_input_with(1, _scaled(model, weight, factor))
@@ -186,12 +188,6 @@ def _is_stored(value: Value) -> bool:
     return value.is_initializer() and value.const_value is not None
 
 
-def _array(value: Value) -> np.ndarray:
-    assert value.const_value is not None
-    array: np.ndarray = value.const_value.numpy()
-    return array
-
-
 def _only_producer(value: Value, kind: str) -> Node | None:
     """Who makes a value that nobody else uses."""
     node = value.producer()
@@ -202,24 +198,19 @@ def _only_producer(value: Value, kind: str) -> Node | None:
 
 def _fits(factor: np.ndarray, weight: Value, bias: Value | None) -> bool:
     """Whether the factor varies along the layer's outputs alone."""
-    columns = _array(weight).shape
+    columns = array_of(weight).shape
     if len(columns) != 2 or factor.shape[:-1] != (1,) * (factor.ndim - 1):
         return False
     wide = factor.size in (1, columns[1])
-    return wide and (bias is None or _array(bias).shape in ((columns[1],), (1, columns[1])))
+    return wide and (bias is None or array_of(bias).shape in ((columns[1],), (1, columns[1])))
 
 
 def _scaled(model: Model, value: Value, factor: np.ndarray) -> Value:
-    array = (_array(value) * factor.reshape(-1)).astype(np.float32)
+    array = (array_of(value) * factor.reshape(-1)).astype(np.float32)
     name = f"{value.name}_scaled"
     while name in model.graph.initializers:
         name += "_"
-    tensor = ir.Tensor(array, name=name)
-    new = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    model.graph.register_initializer(new)
-    return new
+    return add_initializer(model, name, array)
 
 
 def _take_out(model: Model, mul: Node, result: Value) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from timmx_onnx.constants import add_initializer
 from timmx_onnx.runner import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -177,13 +178,7 @@ def _expanded(model: Model, node: Node, weight: Value, axis: int) -> Value:
     small = np.rint(numbers / scale).astype(np.int8)
     parts = []
     for suffix, array in (("int8", small), ("scale", scale)):
-        name = f"{weight.name}_{suffix}"
-        tensor = ir.Tensor(array, name=name)
-        part = ir.Value(
-            name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        model.graph.register_initializer(part)
-        parts.append(part)
+        parts.append(add_initializer(model, f"{weight.name}_{suffix}", array))
     wide = ir.node("Cast", [parts[0]], {"to": ir.DataType.FLOAT.value}, name=f"{weight.name}_cast")
     wide.outputs[0].name = f"{weight.name}_cast"
     whole = ir.node("Mul", [wide.outputs[0], parts[1]], name=f"{weight.name}_expand")

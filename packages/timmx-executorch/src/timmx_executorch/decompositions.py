@@ -178,7 +178,9 @@ def flat(x: Tensor) -> Tensor:
 def mean_of_last(x: Tensor) -> Tensor:
     """(..., C) to (..., 1), as a linear layer."""
     count = x.shape[-1]
-    result: Tensor = aten.linear.default(x, x.new_full((1, count), 1.0 / count))
+    # Of no tensor's, so that it is known to be constant.
+    weight = torch.full((1, count), 1.0 / count, dtype=x.dtype, device=x.device)
+    result: Tensor = aten.linear.default(x, weight)
     return result
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 SIGNATURE = "serving_default"
+LARGE = 512  # pixels
 # Read when the libraries are imported: no progress on stdout, no search for accelerators.
 SETTINGS = {"LITERT_TORCH_SHOW_PROGRESS": "n", "JAX_PLATFORMS": "cpu"}
 
@@ -44,15 +45,32 @@ def convert(
 
 def _prepare(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Decomposed, with channels last where convolutions are, as `litert_torch.convert` does it."""
+    import torch
     from litert_torch import fx_infra
     from litert_torch._convert import core
 
+    mean = torch.ops.aten.mean.dim
     program = fx_infra.graph_utils.reset_from_node_meta(program)
     program = fx_infra.safe_run_decompositions(
-        program, fx_infra.decomp.pre_convert_decomp(), can_skip=False
+        program, fx_infra.decomp.pre_convert_decomp() | {mean: _mean_in_two}, can_skip=False
     )
     prepared: torch.export.ExportedProgram = core._run_convert_passes(program)
     return prepared
+
+
+def _mean_in_two(
+    x: torch.Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
+    """The mean of a large image as one of its rows' means.
+
+    LiteRT adds up one pixel after the other, and loses half of the digits where many are alike.
+    """
+    if x.dim() != 4 or dtype is not None or sorted(d % 4 for d in dim or ()) != [2, 3]:
+        return NotImplemented
+    height, width = x.shape[2:]
+    if not isinstance(height * width, int) or height * width < LARGE:
+        return NotImplemented
+    return x.mean(3, keepdim=keepdim).mean(2, keepdim=keepdim)
 
 
 def _lower(program: torch.export.ExportedProgram) -> Any:

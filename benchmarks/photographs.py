@@ -4,8 +4,9 @@
     python benchmarks/photographs.py coreml --image-input --labels imagenet-1k
     python benchmarks/photographs.py coreml --precisions int8 --image-input
 
-`tf_efficientnet_lite0` is exported in every precision of the format; one that is calibrated is so on
-ten of the photographs, and the other ten are counted by themselves. Each JPEG goes through the lines that `timmx inspect --snippet python` gives. The tables of the documentation are made from the
+`tf_efficientnet_lite0` is exported in every precision of the format; one that is calibrated is so
+on ten of the photographs, and the other ten are counted by themselves. Each JPEG goes through the
+lines that `timmx inspect --snippet python` gives. The tables of the documentation are made from the
 JSON by `benchmarks/tables.py`.
 """
 

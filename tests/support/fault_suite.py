@@ -86,7 +86,7 @@ class FaultSuite:
     options: ClassVar[Mapping[str, Any]] = {"input_size": SIZE}
     impossible: ClassVar[Mapping[str, str]] = {}  # fault, option or "embedding" -> reason
     margin_db: ClassVar[float] = 20.0  # by which a good file is above its floor
-    # Of the faults before conversion each n-th, for a slow converter. `benchmarks/faults.py` tries all.
+    # Of the faults before conversion each n-th; `benchmarks/faults.py` tries all.
     sampled: ClassVar[int] = 1
     refused: ClassVar[frozenset[str]] = frozenset()  # faults with which the file does not run
 

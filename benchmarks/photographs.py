@@ -44,8 +44,8 @@ def run_precision(
     path = folder / f"{precision}{reference.suffix_of(format)}"
     photographs = testdata.photographs()
     if _is_calibrated(format, precision):
-        given = photo_trials.calibration_folder(folder, photographs[:HALF])
-        options = [*options, "--calibration-data", given]
+        images = photo_trials.calibration_folder(folder, photographs[:HALF])
+        options = [*options, "--calibration-data", images]
         photographs, classes = photographs[HALF:], classes[HALF:]
     command = [
         *(sys.executable, "-m", "timmx_core", format, f"local-dir:{model}", "--pretrained"),

@@ -1,0 +1,20 @@
+"""Nothing that is wrong with an ncnn network gets past the verification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from fault_suite import FaultSuite
+
+from timmx_ncnn.backend import NcnnBackend
+
+ONE_IMAGE = "a network takes one image"
+
+
+class TestNcnn(FaultSuite):
+    backend = NcnnBackend()
+    impossible: ClassVar[Mapping[str, str]] = {
+        "dynamic_batch": ONE_IMAGE,
+        "batch_size": ONE_IMAGE,
+    }

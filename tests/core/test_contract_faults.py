@@ -22,6 +22,10 @@ REASONS = {
     "TestNotEmbedding": "cannot be read back",
     "TestCollidingOption": "'verify' is one of core's own",
     "TestOddReport": "report",
+    "TestUndeclaredOption": "KeyError: 'effort'",
+    "TestPartialFile": "the plugin did not leave model.weights in its staging folder",
+    "TestWrongSuffix": "suffix 'pocket' does not begin with a dot",
+    "TestClashingName": "'verify' is a word of timmx itself",
     "TestWritesElsewhere": "pocket.cache",
 }
 

@@ -56,6 +56,26 @@ class TestOddReport(Faulty):
     expected = ("test_the_plain_export_works",)
 
 
+class TestUndeclaredOption(Faulty):
+    backend = faulty.UndeclaredOption
+    expected = ("test_the_plain_export_works",)
+
+
+class TestPartialFile(Faulty):
+    backend = faulty.PartialFile
+    expected = ("test_the_plain_export_works",)
+
+
+class TestWrongSuffix(Faulty):
+    backend = faulty.WrongSuffix
+    expected = ("test_its_description_is_valid",)
+
+
+class TestClashingName(Faulty):
+    backend = faulty.ClashingName
+    expected = ("test_its_description_is_valid",)
+
+
 class TestWritesElsewhere(Faulty):
     backend = faulty.WritesElsewhere
     expected = ("test_it_writes_in_its_staging_folder_only",)

@@ -86,6 +86,34 @@ class OddReport(PocketBackend):
         return replace(artifact, report={"file": artifact.primary})
 
 
+class UndeclaredOption(PocketBackend):
+    """Asks for an option that it does not offer."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        assert request.options["effort"]
+        return super().export(model, request, context)
+
+
+class PartialFile(PocketBackend):
+    """Names a companion that it did not write."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        artifact = super().export(model, request, context)
+        return replace(artifact, companions=(artifact.primary.with_suffix(".weights"),))
+
+
+class WrongSuffix(NotExporting):
+    """Forgets the dot."""
+
+    suffixes = ("pocket",)
+
+
+class ClashingName(NotExporting):
+    """Takes a word of the command line for its name."""
+
+    name = "verify"
+
+
 class WritesElsewhere(NotRunning):
     """Leaves a cache in the temporary folder."""
 

@@ -40,6 +40,16 @@ class TestHeavyRead(Faulty):
     expected = ("test_reading_needs_no_converter",)
 
 
+class TestPrintsInRead(Faulty):
+    backend = faulty.PrintsInRead
+    expected = ("test_reading_needs_no_converter",)
+
+
+class TestCrashesAtExit(Faulty):
+    backend = faulty.CrashesAtExit
+    expected = ("test_asking_this_machine_is_light",)
+
+
 class TestCollidingOption(Faulty):
     backend = faulty.CollidingOption
     expected = ("test_its_description_is_valid",)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -63,6 +65,22 @@ class HeavyRead(NotRunning):
         import numpy as np  # noqa: F401
 
         return super().read(path)
+
+
+class PrintsInRead(NotRunning):
+    """Greets whoever reads a manifest."""
+
+    def read(self, path: Path) -> bytes | None:
+        print("pocket says hello")
+        return super().read(path)
+
+
+class CrashesAtExit(NotExporting):
+    """Looks for its runtime by means of a library that does not survive the end of Python."""
+
+    def check_run(self) -> None:
+        if "pytest" not in sys.modules:  # or the tests' own process would not survive it
+            atexit.register(os.abort)
 
 
 class CollidingOption(NotExporting):

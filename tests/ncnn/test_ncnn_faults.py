@@ -17,4 +17,6 @@ class TestNcnn(FaultSuite):
     impossible: ClassVar[Mapping[str, str]] = {
         "dynamic_batch": ONE_IMAGE,
         "batch_size": ONE_IMAGE,
+        "float64 outputs": "ncnn has no layer that casts, and the network is refused",
+        "features": "ncnn has no layer for an expression that pnnx leaves in this model's maps",
     }

@@ -94,6 +94,7 @@ def row_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         "max_abs_diff": worst.get("max_abs_diff"),
         "size": answer["size"],
         "notes": answer["notes"],
+        "report": answer["manifest"].get("report", {}),
         "versions": answer["manifest"]["versions"],
     }
 

@@ -105,7 +105,7 @@ def test_int8_calibrates_and_says_how_near_it_came(tmp_path: Path) -> None:
     result = exported(tmp_path, per_channel=False, **given)
     report = result.manifest["report"]
     assert result.verdict.status == "verified"
-    assert result.manifest["calibration"]["samples"] == 8
+    assert result.manifest["precision"]["calibration"]["samples"] == 8
     assert report["per_channel"] is False
     assert report["calibration_snr_db"] > 5
 

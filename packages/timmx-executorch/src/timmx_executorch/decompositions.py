@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 aten = torch.ops.aten
+LARGE = 512  # pixels
 
 
 def layer_norm(
@@ -34,6 +36,17 @@ def layer_norm(
     if weight is not None:
         y = y * weight
     return y if bias is None else y + bias
+
+
+def gelu(x: Tensor, *, approximate: str = "none") -> Any:
+    """XNNPACK has tanh's form to four digits only; its sigmoid has all of them.
+
+    0.5 * (1 + tanh(z)) = sigmoid(2 * z).
+    """
+    if approximate != "tanh":
+        return NotImplemented
+    scale = 2 * math.sqrt(2 / math.pi)
+    return x * torch.sigmoid(x * (x * x * (0.044715 * scale) + scale))
 
 
 def group_norm(
@@ -95,7 +108,7 @@ def select(x: Tensor, dim: int, index: int) -> Any:
     dim %= x.dim()
     index = index + x.shape[dim] if index < 0 else index
     part = aten.slice.Tensor(x, dim, index, index + 1)
-    return part.reshape(*x.shape[:dim], *x.shape[dim + 1 :])
+    return part.reshape([*x.shape[:dim], *x.shape[dim + 1 :]])
 
 
 def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
@@ -151,17 +164,30 @@ def squeeze_one(x: Tensor, dim: int) -> Tensor:
 
 
 def mean(
-    x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, dtype: torch.dtype | None = None
+    x: Tensor,
+    dim: Sequence[int] | None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+    *,
+    precise: bool = True,
 ) -> Any:
-    """XNNPACK averages images, and with `keepdim`."""
+    """XNNPACK averages images, and with `keepdim`.
+
+    :param precise: average the rows of a large image first: pixel after pixel half of the digits
+        are lost where many are alike.
+    """
     if dtype is not None or not dim or x.dim() < 2:
         return NotImplemented
     gone = sorted(d % x.dim() for d in dim)
     kept = [d for d in range(x.dim()) if d not in gone]
     final = [1 if d in gone else size for d, size in enumerate(x.shape) if keepdim or d in kept]
-    if x.dim() == 4 and gone == [2, 3]:
-        return NotImplemented if keepdim else aten.mean.dim(x, gone, True).reshape(final)
     count = math.prod(x.shape[d] for d in gone)
+    if x.dim() == 4 and gone == [2, 3]:
+        if precise and count >= LARGE:
+            x = aten.avg_pool2d.default(x, [1, x.shape[3]], [1, x.shape[3]])
+        elif keepdim:
+            return NotImplemented
+        return aten.mean.dim(x, gone, True).reshape(final)
     if gone == [x.dim() - 1]:
         return mean_of_last(x).reshape(final)
     if 0 in gone:
@@ -178,11 +204,14 @@ def flat(x: Tensor) -> Tensor:
 def mean_of_last(x: Tensor) -> Tensor:
     """(..., C) to (..., 1), as a linear layer."""
     count = x.shape[-1]
-    result: Tensor = aten.linear.default(x, x.new_full((1, count), 1.0 / count))
+    # Of no tensor's, so that it is known to be constant.
+    weight = torch.full((1, count), 1.0 / count, dtype=x.dtype, device=x.device)
+    result: Tensor = aten.linear.default(x, weight)
     return result
 
 
 TABLE: dict[Any, Callable[..., Any]] = {
+    aten.gelu.default: gelu,
     aten.group_norm.default: group_norm,
     aten.layer_norm.default: layer_norm,
     aten.matmul.default: matmul,
@@ -204,7 +233,10 @@ def apply(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
     from executorch.exir.operator.util import _QUANT_PRIMITIVES
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
-    program = program.run_decompositions(dict(TABLE))
+    table = dict(TABLE)
+    if any("quantized_decomposed" in str(node.target) for node in program.graph.nodes):
+        table[aten.mean.dim] = partial(mean, precise=False)  # it is whole in integers alone
+    program = program.run_decompositions(table)
     _drop_aliases(program.graph)
     _infer_batch(program.graph)
     program.graph.eliminate_dead_code()

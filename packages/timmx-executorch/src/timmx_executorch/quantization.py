@@ -18,10 +18,6 @@ from timmx_core.measure import distance_db
 # By how much a program must come nearer for what stands between its layers to be left in float.
 WORTH_DB = 1.0
 TRIED = 16  # calibration images on which that is found out
-LAYERS = (
-    torch.ops.aten.conv2d.default,
-    torch.ops.aten.linear.default,
-)
 
 
 @dataclass(frozen=True)
@@ -92,17 +88,13 @@ def answers(module: Any, batches: Iterable[Mapping[str, np.ndarray]]) -> list[np
 
 def _quantizer(per_channel: bool, dynamic: bool, layers_only: bool) -> Any:
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
 
+    from timmx_executorch.quantizer import Quantizer
+
     config = get_symmetric_quantization_config(is_per_channel=per_channel, is_dynamic=dynamic)
-    quantizer = XNNPACKQuantizer()
-    if not layers_only:
-        return quantizer.set_global(config)
-    for operator in LAYERS:
-        quantizer.set_operator_type(operator, config)
-    return quantizer
+    return Quantizer(config, layers_only=layers_only)
 
 
 def _converted(

@@ -29,6 +29,8 @@ pytest.importorskip("tensorrt_rtx", reason="no package of tensorrt-rtx for this 
 TIMMX = Path(sys.executable).with_name("timmx")
 SMALL: dict[str, Any] = {"input_size": (3, 64, 64), "num_classes": 10}
 MODEL = "test_resnet"
+# The others are found in the same place, by timmx-onnx's own tests of all of them.
+SAMPLE = ("output constant", "RGB and BGR swapped", "wrong mean and std", "output x 1.01")
 
 
 def _has_gpu() -> bool:
@@ -172,6 +174,7 @@ def test_fewer_targets_and_less_memory(manager: ClosedManager, tmp_path: Path) -
             "tensorrt-rtx",
             "resnet18",
             output=tmp_path / "large.plan",
+            dynamic_batch=True,
             workspace=1,
             manager=manager,
         )
@@ -207,7 +210,7 @@ def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "fault", [f for f in faults.STRUCTURAL if not f.options], ids=lambda fault: fault.name
+    "fault", [f for f in faults.STRUCTURAL if f.name in SAMPLE], ids=lambda fault: fault.name
 )
 def test_a_fault_in_what_the_builder_is_given(fault: faults.Fault, tmp_path: Path) -> None:
     """No engine with it is published, though none can be run here."""

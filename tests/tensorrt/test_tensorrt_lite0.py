@@ -12,6 +12,11 @@ import pytest
 from PIL import Image
 
 import timmx_core
+from timmx_tensorrt.builder import build
+from timmx_tensorrt.library import RTX
+from timmx_tensorrt.plan import read_header
+from timmx_tensorrt.settings import Settings
+from timmx_tensorrt.targets import able
 
 if TYPE_CHECKING:
     import testdata
@@ -22,29 +27,29 @@ pytest.importorskip("tensorrt_rtx", reason="no package of tensorrt-rtx for this 
 def test_int8_is_calibrated_on_ten_and_judged_on_the_others(
     lite0_dir: Path, photographs: list[testdata.Photograph], tmp_path: Path
 ) -> None:
-    given = {
-        "pretrained": True,
-        "precision": "int8",
-        "calibration_data": photo_trials.calibration_folder(tmp_path, photographs[:10]),
-    }
-    model = f"local-dir:{lite0_dir}"
     onnx = tmp_path / "lite0.onnx"
-    timmx_core.export(
-        "tensorrt-rtx", model, output=str(onnx), onnx_only=True, verify=False, **given
+    result = timmx_core.export(
+        "tensorrt-rtx",
+        f"local-dir:{lite0_dir}",
+        pretrained=True,
+        precision="int8",
+        calibration_data=photo_trials.calibration_folder(tmp_path, photographs[:10]),
+        onnx_only=True,
+        output=str(onnx),
     )
+    assert all(row.status == "passed" for row in result.verdict.measurements)
+    rows = {row.comparison for row in result.verdict.measurements}
+    assert rows == {"ONNX given to the builder", "in int8 arithmetic", "float file"}
+
     others = photographs[10:]
     wanted = photo_trials.classes_of_timm(lite0_dir, others)
     got = classes_of_onnx(onnx, lite0_dir, others)
     assert sum(a == b for a, b in zip(got, wanted, strict=True)) >= 9
 
     engine = tmp_path / "lite0.engine"
-    result = timmx_core.export("tensorrt-rtx", model, output=str(engine), **given)
-    assert result.verdict.status in ("not verifiable here", "verified")
-    assert all(row.status == "passed" for row in result.verdict.measurements)
-    rows = {row.comparison for row in result.verdict.measurements}
-    assert {"ONNX given to the builder", "in int8 arithmetic", "float file"} <= rows
-    assert result.manifest["report"]["types"]["int8"] > 50
-    assert engine.stat().st_size < 20e6
+    built = build(RTX, onnx, engine, Settings(targets=able("int8")), {})
+    assert built.types["int8"] > 50
+    assert read_header(engine).size < 20e6
 
 
 def classes_of_onnx(path: Path, folder: Path, photographs: list[testdata.Photograph]) -> list[int]:

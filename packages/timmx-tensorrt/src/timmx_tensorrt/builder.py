@@ -137,7 +137,9 @@ def describe(network: Any) -> Built:
 
 def plain(message: str) -> str:
     """A message of the library without its sources and numbers, on one line."""
-    line = message.strip().splitlines()[0]
+    lines = message.strip().splitlines() or [""]
+    # The parser says where on its first line, and what on the next.
+    line = lines[1] if lines[0].startswith("Invalid Node - ") and len(lines) > 1 else lines[0]
     for _ in range(4):
         line = _NOISE.sub("", line)
     return line.rstrip(" )")[:300]

@@ -18,7 +18,7 @@ from timmx_onnx.constants import array_of
 from timmx_onnx.export import check_file, scratch
 from timmx_onnx.providers import CPU
 from timmx_onnx.runner import OnnxRunner
-from timmx_tensorrt import qdq
+from timmx_tensorrt import pixels, qdq
 
 GIVEN = "ONNX given to the builder"
 FLOAT_FLOOR_DB = 80.0
@@ -71,20 +71,20 @@ class _Maker:
     # ---- each precision
 
     def _float(self) -> Source:
-        derived = self.context.derive("onnx", "fp32")
+        derived = self._derived("fp32")
         # TF32 is the GPU's alone: what it starts from is float32.
         label = GIVEN if self.precision == "fp32" else f"{GIVEN}, in fp32"
         given = Comparison(label, got=derived.primary, floor_db=FLOAT_FLOOR_DB)
         return _of(derived, (given,))
 
     def _half(self) -> Source:
-        derived = self.context.derive("onnx", "fp16")
+        derived = self._derived("fp16")
         given = Comparison(GIVEN, got=derived.primary)
         return _of(derived, (given, *derived.comparisons))
 
     def _brain(self) -> Source:
         """onnxruntime has no kernels for bfloat16, so its rounding is emulated in float32."""
-        derived = self.context.derive("onnx", "fp32")
+        derived = self._derived("fp32")
         with self.context.stage("cast to bf16"):
             settled = half.settle_cast(
                 ir.load(derived.primary),
@@ -111,7 +111,7 @@ class _Maker:
         return source
 
     def _quantized(self) -> Source:
-        derived = self.context.derive("onnx", "fp32")
+        derived = self._derived("fp32")
         if derived.companions:
             raise ExportError(
                 f"--precision {self.precision} cannot be had of a model of over 2 GB: "
@@ -164,6 +164,18 @@ class _Maker:
         return graph
 
     # ---- files
+
+    def _derived(self, precision: str) -> Artifact:
+        """The file of timmx-onnx, with a cast of pixels where TensorRT takes it."""
+        derived = self.context.derive("onnx", precision)
+        if all(port.dtype != "uint8" for port in derived.inputs):
+            return derived
+        graph = ir.load(derived.primary)
+        if not pixels.cast_first(graph):
+            return derived
+        made = self._save(graph, "pixels")
+        check_file(made.path, made.skeleton, int(derived.report["opset"]))
+        return replace(derived, primary=made.path, companions=made.companions)
 
     def _save(self, graph: ir.Model, folder: str) -> _Saved:
         place = self.context.staging / folder

@@ -5,7 +5,8 @@
 
 `python -m venv other && other/bin/pip install "timmx[onnx,coreml]==0.10.1" "numpy<2.4"` makes that
 environment (coremltools 9 traces no transformer with a newer numpy); the same release of torch must
-be in both, or the ratios say nothing. Runs are interleaved: ours,
+be in both, or the ratios say nothing. LiteRT and ExecuTorch want environments of their own, on both
+sides, and `--only litert` or `--only executorch`. Runs are interleaved: ours,
 theirs, ours, theirs, and the median of each counts. Memory is the largest single process; the most
 that all processes of a run held at one moment stands beside it.
 """
@@ -65,10 +66,24 @@ CASES = (
             ("torchscript", "resnet18", 1.0),
             ("coreml", "resnet18", 1.0),
             ("coreml", "vit_tiny_patch16_224", 1.0),
+            ("litert", "resnet18", 1.0),
+            ("litert", "vit_tiny_patch16_224", 1.0),
+            ("litert", "efficientnet_b0", 1.0),
+            ("litert", "fastvit_t8", 1.0),
+            ("executorch", "resnet18", 1.0),
+            ("executorch", "vit_tiny_patch16_224", 1.0),
+            ("executorch", "efficientnet_b0", 1.0),
         )
     ),
 )
-SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt", "coreml": ".mlpackage"}
+SUFFIX = {
+    "coreml": ".mlpackage",
+    "executorch": ".pte",
+    "litert": ".tflite",
+    "onnx": ".onnx",
+    "torch-export": ".pt2",
+    "torchscript": ".pt",
+}
 
 
 @dataclass
@@ -135,6 +150,7 @@ def measure(case: Case, peer: Path, rounds: int) -> dict[str, Any]:
         "ratio": ratios,
         "budget": {"seconds": case.seconds, "largest": case.memory},
         "rounds": rounds,
+        "versions": {"ours": _versions(OURS), "theirs": _versions(peer)},
         "kept": [[asdict(a), asdict(b)] for a, b in zip(kept[OURS], kept[peer], strict=True)],
     }
 
@@ -148,7 +164,8 @@ def _versions(program: Path) -> str:
     """Of torch and timmx, in the environment of a program."""
     code = (
         "from importlib import metadata as m\n"
-        "names = ('timmx', 'timmx-core', 'torch', 'timm', 'onnx', 'onnxruntime')\n"
+        "names = ('timmx', 'timmx-core', 'torch', 'timm', 'onnx', 'onnxruntime', 'litert-torch', "
+        "'executorch')\n"
         "have = {d.name: d.version for d in m.distributions()}\n"
         "print(', '.join(f'{n} {have[n]}' for n in names if n in have))"
     )
@@ -167,7 +184,6 @@ def main() -> None:
     chosen = parser.parse_args()
     content: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
     content["command"] = "python benchmarks/budgets.py --peer PATH"
-    content["versions"] = {"ours": _versions(OURS), "theirs": _versions(chosen.peer)}
     only = tuple(part for part in chosen.only.split(",") if part)
     for case in CASES:
         if only and not case.name.startswith(only):

@@ -4,6 +4,7 @@
     python benchmarks/latency.py --peer ENVIRONMENT/bin/timmx    # and timmx 0.10.1's files
     python benchmarks/latency.py --models resnet18 --passes      # and what could optimise the graph
     python benchmarks/latency.py --format litert --passes        # in LiteRT, and without our passes
+    python benchmarks/latency.py --format executorch --passes    # likewise
 
 All files of a model hold the same weights. They are run in turn in one process, with one thread,
 and compared by the median of their ratios in processor time, which says the same on a busy machine.
@@ -20,7 +21,7 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,14 +33,13 @@ import numpy as np
 from reference import ARCHITECTURES, suffix_of  # type: ignore[import-not-found]
 
 HERE = Path(__file__).parent
-MODELS = {
-    "onnx": ARCHITECTURES,
-    "litert": (
-        *("resnet18", "vit_tiny_patch16_224", "efficientnet_b0", "fastvit_t8"),
-        "swin_tiny_patch4_window7_224",
-    ),
-}
+FIVE = (
+    *("resnet18", "vit_tiny_patch16_224", "efficientnet_b0", "fastvit_t8"),
+    "swin_tiny_patch4_window7_224",
+)
+MODELS = {"onnx": ARCHITECTURES, "executorch": FIVE, "litert": FIVE}
 LIBRARIES = {
+    "executorch": {"executorch", "torchao"},
     "onnx": {"onnx", "onnxruntime", "onnxscript"},
     "litert": {"ai-edge-litert", "ai-edge-quantizer", "litert-torch"},
 }
@@ -80,15 +80,14 @@ def files_of(
         timmx_core.export(chosen.format, model, output=str(path), verify=False, **options)
         files[precision] = path
     if chosen.peer:
-        path = folder / f"peer{suffix}"
-        command = [chosen.peer, "export", chosen.format, model, "--checkpoint", str(weights)]
-        done = subprocess.run(
-            [*command, "--output", str(path)], capture_output=True, text=True, check=False
-        )
-        if path.exists():
-            files["peer"] = path
-        else:
-            print(f"{model}: the other exporter failed: {done.stdout[-300:]}{done.stderr[-300:]}")
+        files |= peers(model, weights, folder, chosen)
+    if chosen.passes and chosen.format == "executorch":
+        files["unoptimised"] = folder / f"unoptimised{suffix}"
+        output = str(files["unoptimised"])
+        with mock.patch("timmx_executorch.decompositions.apply", lambda program: program):
+            timmx_core.export(
+                chosen.format, model, output=output, verify=False, checkpoint=str(weights)
+            )
     if chosen.passes and chosen.format == "litert":
         files["unoptimised"] = folder / f"unoptimised{suffix}"
         options = {"checkpoint": str(weights), "optimize": False}
@@ -106,6 +105,25 @@ def files_of(
             )
         files |= optimised(files[BASE], folder)
     return files
+
+
+def peers(
+    model: str, weights: Path, folder: Path, chosen: argparse.Namespace
+) -> Iterator[tuple[str, Path]]:
+    """What the other exporter makes of it."""
+    ways: dict[str, tuple[str, ...]] = {"peer": ()}
+    if chosen.format != "onnx" and "int8" in chosen.precisions.split(","):
+        ways["peer-int8"] = ("--mode", "int8", "--random-calibration")
+    for label, words in ways.items():
+        path = folder / f"{label}{suffix_of(chosen.format)}"
+        command = [chosen.peer, "export", chosen.format, model, "--checkpoint", str(weights)]
+        done = subprocess.run(
+            [*command, *words, "--output", str(path)], capture_output=True, text=True, check=False
+        )
+        if path.exists():
+            yield label, path
+        else:
+            print(f"{model}: the other exporter failed: {done.stdout[-300:]}{done.stderr[-300:]}")
 
 
 def optimised(base: Path, folder: Path) -> dict[str, Path]:
@@ -197,8 +215,26 @@ def open_litert(path: Path, threads: int) -> Callable[[], object]:
     return invoke
 
 
+def open_executorch(path: Path, threads: int) -> Callable[[], object]:
+    """One inference of a program in ExecuTorch, whose one pool of threads is all programs'."""
+    import torch
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
+
+    if portable_lib._threadpool_get_thread_count() != threads:
+        portable_lib._unsafe_reset_threadpool(threads)
+    program = Runtime.get().load_program(path)
+    method = program.load_method("forward")
+    image = torch.from_numpy(image_of(method.metadata.input_tensor_meta(0).sizes()))
+    return lambda: (program, method.execute([image]))
+
+
 Opener = Callable[[Path, int], Callable[[], object]]
-OPENERS: dict[str, Opener] = {"onnx": open_onnx, "litert": open_litert}
+OPENERS: dict[str, Opener] = {
+    "executorch": open_executorch,
+    "litert": open_litert,
+    "onnx": open_onnx,
+}
 
 
 def image_of(shape: Sequence[int]) -> np.ndarray:

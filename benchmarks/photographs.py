@@ -4,7 +4,8 @@
     python benchmarks/photographs.py coreml --image-input --labels imagenet-1k
     python benchmarks/photographs.py coreml --precisions int8 --image-input
 
-`tf_efficientnet_lite0` is exported in every precision of the format; each JPEG goes through the
+`tf_efficientnet_lite0` is exported in every precision of the format; one that is calibrated is so
+on ten of the photographs, and the other ten are counted by themselves. Each JPEG goes through the
 lines that `timmx inspect --snippet python` gives. The tables of the documentation are made from the
 JSON by `benchmarks/tables.py`.
 """
@@ -33,6 +34,7 @@ import testdata  # noqa: E402
 from timmx_core.plugins import get_manager  # noqa: E402
 
 RESULTS = HERE / "results"
+CALIBRATED = 10
 
 
 def run_precision(
@@ -40,6 +42,12 @@ def run_precision(
 ) -> dict[str, Any]:
     """Export, then show it the photographs."""
     path = folder / f"{precision}{reference.suffix_of(format)}"
+    calibrated = next(
+        p.calibrated for p in get_manager().backend(format).precisions if p.name == precision
+    )
+    if calibrated:
+        images = photo_trials.calibration_folder(folder, testdata.photographs()[:CALIBRATED])
+        options = [*options, "--calibration-data", images]
     command = [
         *(sys.executable, "-m", "timmx_core", format, f"local-dir:{model}", "--pretrained"),
         *("--precision", precision, *options, "--json", "-o", str(path)),
@@ -51,14 +59,18 @@ def run_precision(
     row |= {"same_class": 0, "right_class": 0, "right_label": 0, "photographs": len(photographs)}
     names = _labels(path)
     given = photo_trials.outputs_of_file(path, photographs)
-    for photograph, wanted, outputs in zip(photographs, classes, given, strict=True):
+    held_back = 0
+    for number, (photograph, wanted, outputs) in enumerate(
+        zip(photographs, classes, given, strict=True)
+    ):
         found = int(np.argmax(outputs[0]))
         row["same_class"] += found == wanted
+        held_back += found == wanted and number >= CALIBRATED
         row["right_class"] += found == photograph.label
         if names and len(outputs) > 1:
             # A name that occurs twice gets its number from some formats.
             row["right_label"] += str(outputs[1][0]).startswith(names[found])
-    return row
+    return row | ({"held_back": held_back} if calibrated else {})
 
 
 def _labels(path: Path) -> list[str]:

@@ -175,15 +175,28 @@ def clean() -> str:
 def reference(name: str) -> str:
     """The reference architectures in one format."""
     rows = []
-    for label, row in results(f"reference-{name}")["rows"].items():
+    all_rows = results(f"reference-{name}")["rows"]
+    for label, row in all_rows.items():
         figure = row.get("snr_db")
         shown = "" if figure is None else "exact" if figure == 200 else f"{figure:.1f}"
         size = f"{row['size'] / 1e6:.1f}" if row.get("size") else ""
-        why = row.get("reason") or ""
+        why = row.get("reason") or _delegated(row.get("report", {}))
         rows.append([label, row["status"], shown, size, _cell(why)])
     if any(row[-1] for row in rows):
-        return table(["model", "verdict", "dB", "MB", "reason"], rows, 2)
+        delegated = any("delegates" in row.get("report", {}) for row in all_rows.values())
+        heading = "XNNPACK" if delegated else "reason"
+        return table(["model", "verdict", "dB", "MB", heading], rows, 2)
     return table(["model", "verdict", "dB", "MB"], [row[:-1] for row in rows], 2)
+
+
+def _delegated(report: Mapping[str, Any]) -> str:
+    """What delegates took of a program, and what they left."""
+    taken = [
+        f"{row['operators']} operators in {row['parts']} part{'s' if row['parts'] != 1 else ''}"
+        for row in report.get("delegates", {}).values()
+    ]
+    left = [f"{row['count']} {row['operator']}" for row in report.get("portable", ())]
+    return "; ".join([*taken, *left])
 
 
 def engines(name: str) -> str:
@@ -243,7 +256,8 @@ def photographs(format: str) -> str:
                 row["status"],
                 f"{row['snr_db']:.1f}",
                 f"{row['size'] / 1e6:.1f}",
-                f"{row['same_class']} of {of}",
+                f"{row['same_class']} of {of}"
+                + (f", {row['held_back']} of the other 10" if "held_back" in row else ""),
                 f"{row['right_class']} of {of}",
                 f"{row['right_label']} of {of}",
             ]
@@ -442,8 +456,11 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "kernels-onnx": kernels,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),
+    "latency-executorch": lambda: latency(
+        ("unoptimised", "dynamic-int8", "int8", "peer", "peer-int8"), "executorch"
+    ),
     "latency-litert": lambda: latency(
-        ("unoptimised", "fp16", "dynamic-int8", "int8", "peer"), "litert"
+        ("unoptimised", "fp16", "dynamic-int8", "int8", "peer", "peer-int8"), "litert"
     ),
 }
 

@@ -86,6 +86,8 @@ class FaultSuite:
     options: ClassVar[Mapping[str, Any]] = {"input_size": SIZE}
     impossible: ClassVar[Mapping[str, str]] = {}  # fault, option or "embedding" -> reason
     margin_db: ClassVar[float] = 20.0  # by which a good file is above its floor
+    # Of the faults before conversion each n-th; `benchmarks/faults.py` tries all.
+    sampled: ClassVar[int] = 1
     refused: ClassVar[frozenset[str]] = frozenset()  # faults with which the file does not run
 
     @pytest.fixture(autouse=True)
@@ -126,6 +128,10 @@ class FaultSuite:
             if word in self.impossible:
                 pytest.skip(f"{self.backend.name}: {self.impossible[word]}")
 
+    def sample(self, number: int) -> None:
+        if number % self.sampled:
+            pytest.skip(f"{self.backend.name}: one of {self.sampled} is tried here")
+
     # ------------------------------------------------------------ between model and file
 
     @pytest.mark.parametrize(
@@ -151,6 +157,7 @@ class FaultSuite:
     def test_a_structural_fault_is_caught(self, fault: faults.Fault, tmp_path: Path) -> None:
         """By the export, which publishes nothing; and by `verify` in the file itself."""
         self.require(fault.name, fault.options)
+        self.sample(faults.STRUCTURAL.index(fault))
         trial = fault_trials.try_fault(self.backend, self.model, fault, tmp_path, **self.options)
         assert trial.caught, trial
         # A runtime that refused the file would have refused a good one, too.
@@ -158,6 +165,7 @@ class FaultSuite:
 
     @pytest.mark.parametrize(("weight", "kind"), LAYERS)
     def test_a_spoiled_layer_is_caught(self, weight: str, kind: str, tmp_path: Path) -> None:
+        self.sample(LAYERS.index((weight, kind)))
         fault = faults.in_layer(weight, kind)
         trial = fault_trials.try_fault(self.backend, self.model, fault, tmp_path, **self.options)
         assert trial.caught, trial

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 SIGNATURE = "serving_default"
 LARGE = 512  # pixels
+PLACE = re.compile(r"\S+\.py:\d+:\d+: ")  # where a converter found something, in torch's own files
 # Read when the libraries are imported: no progress on stdout, no search for accelerators.
 SETTINGS = {"LITERT_TORCH_SHOW_PROGRESS": "n", "JAX_PLATFORMS": "cpu"}
 
@@ -49,11 +51,14 @@ def _prepare(program: torch.export.ExportedProgram) -> torch.export.ExportedProg
     from litert_torch import fx_infra
     from litert_torch._convert import core
 
-    mean = torch.ops.aten.mean.dim
+    aten = torch.ops.aten
+    table = fx_infra.decomp.pre_convert_decomp()
+    table[aten.mean.dim] = _mean_in_two
+    if any(node.target == aten.conv1d.default for node in program.graph.nodes):
+        # By itself: the other table has a convolution of any rank first.
+        program = program.run_decompositions({aten.conv1d.default: _as_linear})
     program = fx_infra.graph_utils.reset_from_node_meta(program)
-    program = fx_infra.safe_run_decompositions(
-        program, fx_infra.decomp.pre_convert_decomp() | {mean: _mean_in_two}, can_skip=False
-    )
+    program = fx_infra.safe_run_decompositions(program, table, can_skip=False)
     prepared: torch.export.ExportedProgram = core._run_convert_passes(program)
     return prepared
 
@@ -71,6 +76,23 @@ def _mean_in_two(
     if not isinstance(height * width, int) or height * width < LARGE:
         return NotImplemented
     return x.mean(3, keepdim=keepdim).mean(2, keepdim=keepdim)
+
+
+def _as_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),  # noqa: ARG001 - the operator has it
+    groups: int = 1,
+) -> Any:
+    """A pointwise convolution of vectors, of which LiteRT makes a product of the wrong shape."""
+    import torch
+
+    if weight.shape[2] != 1 or (list(stride), list(padding), groups) != ([1], [0], 1):
+        return NotImplemented
+    return torch.nn.functional.linear(x.transpose(1, 2), weight[:, :, 0], bias).transpose(1, 2)
 
 
 def _lower(program: torch.export.ExportedProgram) -> Any:
@@ -117,7 +139,8 @@ def explain(error: BaseException) -> ExportError:
         return error
     node = next(iter(reversed(list(nodes_in(error)))), None)
     if node is None:
-        return ExportError(f"litert-torch cannot convert the model: {_first_line(error)}")
+        said = PLACE.sub("", _first_line(error))
+        return ExportError(f"litert-torch cannot convert the model: {said}")
     operator = str(node.meta.get("original_aten") or node.target)
     if "Lowering not found" in str(error):
         what = f"LiteRT has no counterpart of {operator}"

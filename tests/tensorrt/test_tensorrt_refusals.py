@@ -20,6 +20,7 @@ from timmx_core.errors import (
 from timmx_core.options import make_request
 from timmx_tensorrt import gpu
 from timmx_tensorrt.backend import TensorRtBackend, own_cache
+from timmx_tensorrt.builder import load_cache, plain, save_cache
 from timmx_tensorrt.engines import EngineBackend
 from timmx_tensorrt.library import CLASSIC, RTX, Library
 from timmx_tensorrt.rtx import TensorRtRtxBackend
@@ -178,6 +179,46 @@ def test_rtx_runs_nothing_on_a_card_that_it_does_not_know(
         TensorRtRtxBackend().check_run()
 
 
+class Config:
+    """Of a builder, as far as timing caches go: those of another GPU are not taken."""
+
+    def __init__(self) -> None:
+        self.cache = b""
+
+    def create_timing_cache(self, data: bytes) -> bytes:
+        return data
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if cache.startswith(b"another"):
+            return False
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> Config:
+        return self
+
+    def serialize(self) -> bytes:
+        return self.cache + b"measured "
+
+
+def test_a_timing_cache_grows_from_build_to_build(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "card.cache"
+    for _ in range(2):
+        config = Config()
+        assert load_cache(config, path) is not None
+        assert save_cache(config, path) == ""
+    assert path.read_bytes() == b"measured measured "
+    path.write_bytes(b"another card's")
+    config = Config()
+    load_cache(config, path)
+    assert save_cache(config, path) == ""
+    assert path.read_bytes() == b"measured "
+    assert [p.name for p in path.parent.iterdir()] == ["card.cache"]
+    assert load_cache(Config(), None) is None
+    assert "could not be kept" in save_cache(Config(), path / "below a file")
+
+
 # ---------------------------------------------------------------- engines of elsewhere
 
 HEAD = b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes((1, 7, 1, 116))
@@ -280,3 +321,34 @@ def test_the_driver_is_asked_without_torch() -> None:
     except gpu.NoGpuError as error:
         expected = str(error)
     assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            (
+                "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] Cannot "
+                "compile operation 'node_linear' for Turing (SM75): FP32 GEMM is not supported. In "
+                "compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"
+            ),
+            "Cannot compile operation 'node_linear' for Turing (SM75): FP32 GEMM is not supported.",
+        ),
+        (
+            (
+                "[localCheckMacros.cpp::getErrorStr::132] Error Code 2: OutOfMemory (Requested size "
+                "was 315174304 bytes.)"
+            ),
+            "OutOfMemory (Requested size was 315174304 bytes.)",
+        ),
+        (
+            (
+                "Invalid Node - node_permute\nITensor::getDimensions: Error Code 4: API Usage Error "
+                "(node_permute: UINT8 is not taken. In checkType at /_src/optimizer/nodeBase.cpp:456)"
+            ),
+            "API Usage Error (node_permute: UINT8 is not taken.)",
+        ),
+    ],
+)
+def test_what_the_library_says_without_its_sources(said: str, told: str) -> None:
+    assert plain(said) == told

@@ -18,6 +18,12 @@ from timmx_tensorrt.settings import Settings
 # The first compute capability with a precision. int8 is everywhere.
 OLDEST = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
 AMPERE = (8, 0)
+TOLD = frozenset(
+    {
+        *("library", "gpu", "compute_capability", "cuda", "driver"),
+        *("hardware_compatible", "version_compatible"),
+    }
+)
 
 
 class TensorRtBackend(EngineBackend):
@@ -109,8 +115,8 @@ class TensorRtBackend(EngineBackend):
 
     def obstacles(self, path: Path, made: Mapping[str, Any], card: gpu.Gpu) -> list[str]:
         """See `EngineBackend.obstacles`."""
-        if not made:
-            return []
+        if not made.keys() >= TOLD:
+            return []  # of a record that timmx did not write
         found = []
         here, there = self.library.version, str(made["library"])
         if made["version_compatible"]:
@@ -144,6 +150,9 @@ class TensorRtBackend(EngineBackend):
             words.append("--hardwareCompatibilityLevel=ampere+")
         if options["version_compatible"]:
             words.append("--versionCompatible")
+        if options["timing_cache"]:
+            words.append(f"--timingCacheFile={options['timing_cache']}")
+        words.append("--skipInference")
         return " ".join(word for word in words if word)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from timmx_tensorrt.settings import Settings
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 # Where in NVIDIA's sources a message comes from, and numbers that mean something there.
-_NOISE = re.compile(
-    r"^[\w:.]+: Error Code \d+: |^\[[\w.]+::\w+::\d+\] | In [\w:]+ at /\S+:\d+|^\w+ \(\[\S+ \w+\] "
+_PLACE = re.compile(r" In [\w:]+ at /\S+")
+_HEAD = re.compile(
+    r"^(\[[\w.]+::\w+::\d+\] |([\w:.]+: )?Error Code \d+: |\w+ \(\[[\w.]+:\d+: \w+\] )"
 )
 
 
@@ -32,14 +34,18 @@ class Built:
     types: Mapping[str, int]  # how many layers give results of each type
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    trouble: str = ""  # beside the engine
 
 
 class Log:
-    """What a library says; errors are kept, and all of it goes to core's log."""
+    """What a library says: errors are kept."""
 
     @staticmethod
-    def of(trt: Any) -> Any:
-        """A logger of that library's own class."""
+    def of(trt: Any, *, aloud: bool = True) -> Any:
+        """A logger of that library's own class.
+
+        :param aloud: write to stderr, which core keeps in its log while a stage lasts.
+        """
 
         class Kept(trt.ILogger):  # type: ignore[misc]
             def __init__(self) -> None:
@@ -49,7 +55,7 @@ class Log:
             def log(self, severity: Any, message: str) -> None:
                 if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                     self.errors.append(message)
-                if severity != trt.ILogger.VERBOSE:
+                if aloud and severity != trt.ILogger.VERBOSE:
                     sys.stderr.write(f"{severity.name}: {message}\n")
 
             @property
@@ -81,15 +87,16 @@ def build(
         for name, (least, best, greatest) in shapes.items():
             profile.set_shape(name, least, best, greatest)
         config.add_optimization_profile(profile)
-    cache = _load_cache(config, settings.timing_cache)
+    cache = load_cache(config, settings.timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"{library.title} could not build the engine: {log.reason}")
     with engine.open("wb") as file:
         file.write(memoryview(plan))
+    built = describe(network)
     if cache is not None and settings.timing_cache is not None:
-        _save_cache(config, settings.timing_cache)
-    return describe(network)
+        return replace(built, trouble=save_cache(config, settings.timing_cache))
+    return built
 
 
 def configure(trt: Any, config: Any, settings: Settings, library: Library) -> None:
@@ -140,9 +147,10 @@ def plain(message: str) -> str:
     lines = message.strip().splitlines() or [""]
     # The parser says where on its first line, and what on the next.
     line = lines[1] if lines[0].startswith("Invalid Node - ") and len(lines) > 1 else lines[0]
-    for _ in range(4):
-        line = _NOISE.sub("", line)
-    return line.rstrip(" )")[:300]
+    line = _PLACE.sub("", line)
+    while head := _HEAD.match(line):
+        line = line[head.end() :]
+    return (line + ")" * (line.count("(") - line.count(")")))[:300]
 
 
 def _unread(parser: Any) -> str:
@@ -153,7 +161,7 @@ def _unread(parser: Any) -> str:
     return f"{text}{where}"
 
 
-def _load_cache(config: Any, path: Path | None) -> Any:
+def load_cache(config: Any, path: Path | None) -> Any:
     """The kept measurements, or none yet. A file of another GPU or version is not taken."""
     if path is None:
         return None
@@ -170,13 +178,18 @@ def _load_cache(config: Any, path: Path | None) -> Any:
     return cache
 
 
-def _save_cache(config: Any, path: Path) -> None:
-    """Beside, then in place: two builds may end at once."""
+def save_cache(config: Any, path: Path) -> str:
+    """Beside, then in place: two builds may end at once.
+
+    :return: why it could not be kept, which is no reason to lose the engine.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(memoryview(config.get_timing_cache().serialize()))
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise output_error(error, path) from error
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        return f"the timing cache could not be kept: {error.strerror or error}"
+    return ""

@@ -42,6 +42,8 @@ def export(backend: EngineBackend, request: ExportRequest, context: Context) -> 
             dict(profiles(inputs)),
         )
     check_network(built, inputs, outputs)
+    if built.trouble:
+        notes.append(built.trouble)
     version = backend.library.load().__version__
     report = {
         **source.report,

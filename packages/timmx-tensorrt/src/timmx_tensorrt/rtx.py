@@ -70,10 +70,9 @@ class TensorRtRtxBackend(EngineBackend):
                 "installed"
             )
         built_for = made.get("targets")
-        if built_for and card.target not in built_for:
-            found.append(
-                f"it is for {', '.join(built_for)}, and this is {card.name} ({card.target})"
-            )
+        if isinstance(built_for, list) and card.target not in built_for:
+            names = ", ".join(str(target) for target in built_for)
+            found.append(f"it is for {names}, and this is {card.name} ({card.target})")
         return found
 
     def command(self, onnx: str, engine: str, request: ExportRequest, shapes: str) -> str:
@@ -82,6 +81,8 @@ class TensorRtRtxBackend(EngineBackend):
         words = ["tensorrt_rtx", f"--onnx={onnx}", f"--saveEngine={engine}", shapes]
         if not settings.tf32:
             words.append("--noTF32")
+        capabilities = ",".join(target.removeprefix("sm") for target in settings.targets)
+        words += [f"--computeCapabilities={capabilities}", "--skipInference"]
         if settings.workspace:
             words.append(f"--memPoolSize=workspace:{settings.workspace}")
         return " ".join(word for word in words if word)

@@ -38,7 +38,7 @@ class EngineRunner(Runner):
                 "install a build of torch for CUDA",
             )
         trt = library.load()
-        log = Log.of(trt)
+        log = Log.of(trt, aloud=False)
         self.runtime = trt.Runtime(log)
         self.engine = self.runtime.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:

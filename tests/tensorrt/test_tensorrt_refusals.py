@@ -328,23 +328,23 @@ def test_the_driver_is_asked_without_torch() -> None:
     [
         (
             (
-                "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] Cannot "
-                "compile operation 'node_linear' for Turing (SM75): FP32 GEMM is not supported. In "
-                "compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"
+                "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] "
+                "Cannot compile operation 'node_linear' for Turing (SM75): FP32 GEMM is not "
+                "supported. In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"
             ),
             "Cannot compile operation 'node_linear' for Turing (SM75): FP32 GEMM is not supported.",
         ),
         (
             (
-                "[localCheckMacros.cpp::getErrorStr::132] Error Code 2: OutOfMemory (Requested size "
-                "was 315174304 bytes.)"
+                "[localCheckMacros.cpp::getErrorStr::132] Error Code 2: OutOfMemory (Requested "
+                "size was 315174304 bytes.)"
             ),
             "OutOfMemory (Requested size was 315174304 bytes.)",
         ),
         (
             (
-                "Invalid Node - node_permute\nITensor::getDimensions: Error Code 4: API Usage Error "
-                "(node_permute: UINT8 is not taken. In checkType at /_src/optimizer/nodeBase.cpp:456)"
+                "Invalid Node - node_permute\nITensor::getDimensions: Error Code 4: API Usage "
+                "Error (node_permute: UINT8 is not taken. In checkType at /_src/nodeBase.cpp:456)"
             ),
             "API Usage Error (node_permute: UINT8 is not taken.)",
         ),

@@ -248,7 +248,8 @@ def _rated(row: Mapping[str, Any] | None) -> str:
 def photographs(format: str) -> str:
     """A network with real weights on photographs, in every precision."""
     rows = []
-    for precision, row in results(f"photographs-{format}").get("rows", {}).items():
+    found = results(f"photographs-{format}").get("rows", {})
+    for precision, row in found.items():
         of = row.get("photographs", 0)
         rows.append(
             [
@@ -263,6 +264,8 @@ def photographs(format: str) -> str:
             ]
         )
     header = ["precision", "verdict", "dB", "MB", "class as PyTorch", "class right", "label fits"]
+    if not any(row["right_label"] for row in found.values()):  # exported without labels
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return table(header, rows, 2)
 
 

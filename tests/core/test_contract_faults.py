@@ -22,6 +22,12 @@ REASONS = {
     "TestNotEmbedding": "cannot be read back",
     "TestCollidingOption": "'verify' is one of core's own",
     "TestOddReport": "report",
+    "TestPrintsInRead": "it prints to stdout, where results go: 'pocket says hello'",
+    "TestCrashesAtExit": "its process ended with exit code -6",
+    "TestUndeclaredOption": "KeyError: 'effort'",
+    "TestPartialFile": "the plugin did not leave model.weights in its staging folder",
+    "TestWrongSuffix": "suffix 'pocket' does not begin with a dot",
+    "TestClashingName": "'verify' is a word of timmx itself",
     "TestWritesElsewhere": "pocket.cache",
 }
 

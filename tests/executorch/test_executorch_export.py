@@ -100,6 +100,23 @@ def test_dynamic_int8_is_smaller(tmp_path: Path) -> None:
     assert small.manifest["report"]["float_snr_db"] > 80
 
 
+def test_dynamic_int8_of_padded_layers(tmp_path: Path) -> None:
+    """XNNPACK does not run such a convolution, which therefore stays in float."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.ZeroPad2d((0, 1, 0, 1)),
+        torch.nn.Conv2d(3, 32, 3, 2),
+        torch.nn.ReLU6(),
+        torch.nn.Conv2d(32, 10, 1),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+    )
+    result = exported(
+        tmp_path, model, input_size=(3, 32, 32), num_classes=None, precision="dynamic-int8"
+    )
+    assert result.verdict.status == "verified"
+
+
 def test_int8_calibrates_and_says_how_near_it_came(tmp_path: Path) -> None:
     given = {"precision": "int8", "random_calibration": True, "calibration_samples": 8}
     result = exported(tmp_path, per_channel=False, **given)

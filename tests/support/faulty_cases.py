@@ -40,6 +40,16 @@ class TestHeavyRead(Faulty):
     expected = ("test_reading_needs_no_converter",)
 
 
+class TestPrintsInRead(Faulty):
+    backend = faulty.PrintsInRead
+    expected = ("test_reading_needs_no_converter",)
+
+
+class TestCrashesAtExit(Faulty):
+    backend = faulty.CrashesAtExit
+    expected = ("test_asking_this_machine_is_light",)
+
+
 class TestCollidingOption(Faulty):
     backend = faulty.CollidingOption
     expected = ("test_its_description_is_valid",)
@@ -54,6 +64,26 @@ class TestNotRefusing(Faulty):
 class TestOddReport(Faulty):
     backend = faulty.OddReport
     expected = ("test_the_plain_export_works",)
+
+
+class TestUndeclaredOption(Faulty):
+    backend = faulty.UndeclaredOption
+    expected = ("test_the_plain_export_works",)
+
+
+class TestPartialFile(Faulty):
+    backend = faulty.PartialFile
+    expected = ("test_the_plain_export_works",)
+
+
+class TestWrongSuffix(Faulty):
+    backend = faulty.WrongSuffix
+    expected = ("test_its_description_is_valid",)
+
+
+class TestClashingName(Faulty):
+    backend = faulty.ClashingName
+    expected = ("test_its_description_is_valid",)
 
 
 class TestWritesElsewhere(Faulty):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -65,6 +67,22 @@ class HeavyRead(NotRunning):
         return super().read(path)
 
 
+class PrintsInRead(NotRunning):
+    """Greets whoever reads a manifest."""
+
+    def read(self, path: Path) -> bytes | None:
+        print("pocket says hello")
+        return super().read(path)
+
+
+class CrashesAtExit(NotExporting):
+    """Looks for its runtime by means of a library that does not survive the end of Python."""
+
+    def check_run(self) -> None:
+        if "pytest" not in sys.modules:  # or the tests' own process would not survive it
+            atexit.register(os.abort)
+
+
 class CollidingOption(NotExporting):
     """Takes an option of core for itself."""
 
@@ -84,6 +102,34 @@ class OddReport(PocketBackend):
     def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
         artifact = super().export(model, request, context)
         return replace(artifact, report={"file": artifact.primary})
+
+
+class UndeclaredOption(PocketBackend):
+    """Asks for an option that it does not offer."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        assert request.options["effort"]
+        return super().export(model, request, context)
+
+
+class PartialFile(PocketBackend):
+    """Names a companion that it did not write."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        artifact = super().export(model, request, context)
+        return replace(artifact, companions=(artifact.primary.with_suffix(".weights"),))
+
+
+class WrongSuffix(NotExporting):
+    """Forgets the dot."""
+
+    suffixes = ("pocket",)
+
+
+class ClashingName(NotExporting):
+    """Takes a word of the command line for its name."""
+
+    name = "verify"
 
 
 class WritesElsewhere(NotRunning):

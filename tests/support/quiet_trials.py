@@ -28,6 +28,7 @@ from timmx_core.testing.distributions import fake_dist
 # All that an export has to say.
 LINES = re.compile(
     r" *[\w ()]+? +\d+\.\d s|note: the weights are random .*|file     .*|input    .*|output   .*"
+    r"|         /.*"  # a companion's path
     r"|verdict  verified(?: \(reference interpreter\))?|         SNR .*|         by .*"
 )
 SCRIPT = """
@@ -124,4 +125,6 @@ class QuietTests:
             if target.is_dir():
                 shutil.rmtree(target)
             target.unlink(missing_ok=True)
+            for suffix in get_manager().backend(self.format).companion_suffixes:
+                target.with_suffix(suffix).unlink(missing_ok=True)
         assert "tail 0" not in done.stdout

@@ -77,6 +77,12 @@ def test_targets_lack_what_the_library_says(
                     build(RTX, path, tmp_path / "model.engine", settings, {})
 
 
+def test_the_oldest_target_is_on_request() -> None:
+    assert targets.parse(None, "fp16") == ("sm80", "sm86", "sm89", "sm120", "sm121")
+    assert targets.parse("SM86, sm75", "fp16") == ("sm75", "sm86")
+    assert targets.parse(None, "fp8") == ("sm89", "sm120", "sm121")
+
+
 def test_layers_take_int8_and_give_float(quantized: ir.Model) -> None:
     layers = [node for node in quantized.graph if node.op_type in qdq.LAYERS]
     assert layers

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import docrun
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ROOT = docrun.ROOT
 PROJECTS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
@@ -31,7 +29,8 @@ def run(*command: str | Path, cwd: Path) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stderr}"
+    trouble = f"{command}: exit code {done.returncode}\n{done.stderr}"
+    assert done.returncode == 0, trouble + done.stdout[-3000:]
     return done.stdout
 
 
@@ -103,3 +102,31 @@ def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
     assert script.count("uv ") == 2
     printed = run("bash", "-c", script, cwd=tmp_path)
     assert printed.strip() == str(tmp_path / "resnet18.onnx")
+
+
+@pytest.mark.slow
+def test_a_plugin_from_nothing(dist: Path, tmp_path: Path) -> None:
+    """`timmx plugins new`, its wheel in an empty environment, its command, and its own tests."""
+    new = run(Path(sys.executable).with_name("timmx"), "plugins", "new", "of-mine", cwd=tmp_path)
+    project = Path(new.strip())
+    run("uv", "build", "--quiet", "--out-dir", tmp_path / "built", project, cwd=tmp_path)
+    (wheel,) = (tmp_path / "built").glob("timmx_of_mine-0.1.0-*.whl")
+    assert (tmp_path / "built" / "timmx_of_mine-0.1.0.tar.gz").is_file()
+
+    python = make_venv(tmp_path / "venv")
+    install = ("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
+    run(
+        *install,
+        "--find-links",
+        dist,
+        requirement(dist, "timmx-core"),
+        f"{wheel}[test]",
+        cwd=tmp_path,
+    )
+
+    printed = run(python.parent / "timmx", "of-mine", "resnet18", "--json", cwd=tmp_path)
+    assert json.loads(printed)["verdict"]["status"] == "verified"
+    assert (tmp_path / "resnet18.of-mine").is_file()
+    # Its sources are not on the path: what is tested is what was installed.
+    shutil.rmtree(project / "src")
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=project)

@@ -50,6 +50,8 @@ def export(
     :param verbose: let the converters' output through to stderr.
     :param options: those of `timmx <format> --help`, with underscores.
     :raises TimmxError: of the kind that fits; then no file is left behind.
+
+    .. versionadded:: 0.1
     """
     from timmx_core.lifecycle import run_export
 
@@ -152,6 +154,8 @@ def verify(
 
     :param probe_data: a folder of images to verify with as well; needs `model`.
     :raises ArtifactError: the file cannot be read.
+
+    .. versionadded:: 0.1
     """
     from timmx_core.reverification import verify_file
 
@@ -199,6 +203,8 @@ def inspect(path: str | Path, *, manager: PluginManager | None = None) -> Inspec
     """What a file says of itself, and what the record beside it adds.
 
     :raises ArtifactError: it cannot be read, or is not timmx's.
+
+    .. versionadded:: 0.1
     """
     manager = manager or get_manager()
     plugin = _owner(Path(path), manager)
@@ -240,6 +246,8 @@ def snippet(inspection: Inspection, *, manager: PluginManager | None = None) -> 
     """Python source that preprocesses an image and runs the file.
 
     :raises PluginError: the file's format is not installed.
+
+    .. versionadded:: 0.1
     """
     manager = manager or get_manager()
     plugin = manager.isolated.get(inspection.format)
@@ -257,6 +265,8 @@ def load_model(
 
     :param options: the shared options of every format, with underscores.
     :raises ModelError: unknown, or its weights cannot be had.
+
+    .. versionadded:: 0.1
     """
     from timmx_core.lifecycle import check_model, resolve_source
     from timmx_core.loading import PLAIN
@@ -278,6 +288,8 @@ def describe_model(model: str, **options: Any) -> dict[str, Any]:
     """Parameters, input contract, classes and weights of a model, without building its weights.
 
     :raises ModelError: unknown.
+
+    .. versionadded:: 0.1
     """
     from importlib.util import find_spec
 

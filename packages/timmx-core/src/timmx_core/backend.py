@@ -33,21 +33,24 @@ class Option:
 
     `ints` and `floats` are lists: `arity` words where it is set, else one word with commas.
     A bool that defaults to True is offered as `--name/--no-name`.
+
+    .. versionadded:: 0.1
     """
 
-    name: str
-    type: OptionType
-    help: str
-    default: Any = None
-    choices: tuple[str, ...] = ()
-    multiple: bool = False
+    name: str  # with underscores
+    type: OptionType  # of the value, or of each where there are several
+    help: str  # a sentence for `--help`
+    default: Any = None  # None: nothing is passed on
+    choices: tuple[str, ...] = ()  # the only words that a "str" may be
+    multiple: bool = False  # may be given several times; the value is a tuple
     phase: Literal["export", "run"] = "export"  # "run": offered on verify too (providers, ...)
-    group: str = FORMAT_GROUP
-    arity: int | None = None
-    minimum: float | None = None
-    metavar: str | None = None
-    short: str | None = None
+    group: str = FORMAT_GROUP  # heading in the help
+    arity: int | None = None  # of lists of numbers: how many
+    minimum: float | None = None  # of a number, inclusive
+    metavar: str | None = None  # word for the value in the help
+    short: str | None = None  # "-x"
     unset: str = "none"  # what a default of None stands for, in the help: "the model's own"
+    versionadded: str = ""  # release that brought it, where that is not the distribution's first
 
 
 @dataclass(frozen=True)
@@ -56,38 +59,46 @@ class Precision:
 
     Inputs and outputs of a file stay float32 (or uint8) unless the format says otherwise in the
     `TensorSpec`s of its artifact.
+
+    .. versionadded:: 0.1
     """
 
-    name: str
-    weights: str
-    activations: str
+    name: str  # the word
+    weights: str  # how they are stored: "int8 per channel"
+    activations: str  # in what is computed between the layers
     floor_db: float  # the file against the fp32 PyTorch reference
-    calibrated: bool = False
+    calibrated: bool = False  # takes the calibration options
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A port of the file as stored. A dimension is an int or (min, opt, max); max None: open."""
+    """A port of the file as stored. A dimension is an int or (min, opt, max); max None: open.
 
-    name: str
-    shape: tuple[Dimension, ...]
+    .. versionadded:: 0.1
+    """
+
+    name: str  # as in the file
+    shape: tuple[Dimension, ...]  # with the batch first
     dtype: str  # numpy's name: "float32", "uint8"
-    role: Role
+    role: Role  # what the numbers mean
     layout: str  # "NCHW", "NHWC", "NC", "NLC", "N"
     quantization: tuple[float, int] | None = None  # real = scale * (stored - zero_point)
     color: Literal["RGB", "BGR", "GRAY"] | None = None  # None: channels without a colour order
     range: tuple[float, float] | None = None  # of pixels, before mean and std
     mean: tuple[float, ...] = ()  # what the caller must still apply; empty: baked in
-    std: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()  # likewise
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What was asked, validated by core. JSON-able unless `model` is an `nn.Module`."""
+    """What was asked, validated by core. JSON-able unless `model` is an `nn.Module`.
 
-    model: str | torch.nn.Module
-    format: str
-    precision: Precision
+    .. versionadded:: 0.1
+    """
+
+    model: str | torch.nn.Module  # timm's name, `local-dir:...`, `hf-hub:...`, or a module
+    format: str  # the name of the `Backend`
+    precision: Precision  # the one that was asked for, or the default
     shared: Mapping[str, Any]  # core's options (`timmx_core.shared_options.SHARED_OPTIONS`)
     options: Mapping[str, Any]  # this format's, defaults filled in
     batch: Batch  # min, opt, max; (n, n, n): static; max None: open
@@ -99,7 +110,10 @@ class ExportRequest:
 
 
 class Capture(Protocol):
-    """`torch.export` as core does it for every format: one place, one set of rules."""
+    """`torch.export` as core does it for every format: one place, one set of rules.
+
+    .. versionadded:: 0.1
+    """
 
     def __call__(
         self,
@@ -118,24 +132,29 @@ class LoadedModel:
     """The model in eval mode, reparameterised, wrapped in the input contract less `absorb`.
 
     `example_inputs` have the batch size that capture wants (two where the batch is dynamic).
+
+    .. versionadded:: 0.1
     """
 
-    module: torch.nn.Module
-    example_inputs: tuple[torch.Tensor, ...]
+    module: torch.nn.Module  # takes `example_inputs`, gives a tensor or a tuple of them
+    example_inputs: tuple[torch.Tensor, ...]  # the one image batch, as `inputs` says
     inputs: tuple[TensorSpec, ...]  # of `module`; the first is named "input"
     outputs: tuple[TensorSpec, ...]  # named "output", or "features_0", ...
-    labels: tuple[str, ...] | None
-    capture: Capture
+    labels: tuple[str, ...] | None  # of the classes, where the user named them
+    capture: Capture  # `torch.export` of `module`
     absorb: frozenset[Transform] = frozenset()  # asked for, and left to the format's `absorbs`
     file_inputs: tuple[TensorSpec, ...] = ()  # `inputs` once the format has put `absorb` in
     file_outputs: tuple[TensorSpec, ...] = ()  # likewise; they differ where `absorb` is not empty
     mean: tuple[float, ...] = ()  # of pixels in [0, 1]; what "normalize" in `absorb` applies
-    std: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()  # likewise
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A further measurement beside the file's own. It can fail an export, never pass one."""
+    """A further measurement beside the file's own. It can fail an export, never pass one.
+
+    .. versionadded:: 0.1
+    """
 
     label: str  # "ONNX given to the builder", "quantized program"
     got: Path | None = None  # None: the file
@@ -143,27 +162,33 @@ class Comparison:
     formats: tuple[str | None, str | None] = (None, None)  # who opens got and want; None: this one
     floor_db: float | None = None  # None: the precision's
     inputs: tuple[TensorSpec, ...] | None = None  # of got, where they differ from the file's
-    outputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None  # likewise
 
 
 @dataclass
 class Artifact:
-    """What `export` left in staging. Only `primary` and `companions` are ever published."""
+    """What `export` left in staging. Only `primary` and `companions` are ever published.
+
+    .. versionadded:: 0.1
+    """
 
     primary: Path  # file or directory, put in place last
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...]  # as the file has them; often `LoadedModel.file_inputs`
+    outputs: tuple[TensorSpec, ...]  # likewise, in the order of the manifest
     companions: tuple[Path, ...] = ()  # beside the primary: weights, external data
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()  # further measurements beside the file itself
     report: Mapping[str, Any] = field(default_factory=dict)  # JSON-able: opset, operator counts
     notes: tuple[str, ...] = ()  # a line each in the summary ("kept 4 nodes in fp32: ...")
 
 
 class Runner(AbstractContextManager["Runner"]):
-    """A file in a runtime. Arrays exactly as its TensorSpecs say; core converts the pixels."""
+    """A file in a runtime. Arrays exactly as its TensorSpecs say; core converts the pixels.
+
+    .. versionadded:: 0.1
+    """
 
     name: str  # "onnxruntime 1.32 CPUExecutionProvider"
-    kind: Literal["native", "reference"] = "native"
+    kind: Literal["native", "reference"] = "native"  # "reference": not the runtime that users have
 
     @abstractmethod
     def run(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -174,7 +199,10 @@ class Runner(AbstractContextManager["Runner"]):
 
 
 class Context(ABC):
-    """What core does for one export."""
+    """What core does for one export.
+
+    .. versionadded:: 0.1
+    """
 
     staging: Path  # the only place to write
     primary: Path  # in staging, with the name that the primary will have when published
@@ -214,13 +242,16 @@ class Context(ABC):
 
 
 class Backend(ABC):
-    """One format. Made without arguments; only methods marked heavy may import converters."""
+    """One format. Made without arguments; only methods marked heavy may import converters.
 
-    name: str
-    help: str
+    .. versionadded:: 0.1
+    """
+
+    name: str  # timmx NAME MODEL: lowercase letters, digits, hyphens
+    help: str  # one line
     suffixes: tuple[str, ...]  # with the dot; the first is the default
     precisions: tuple[Precision, ...]  # the first is the default
-    options: Sequence[Option] = ()
+    options: Sequence[Option] = ()  # the format's own, beside those of core
     absorbs: frozenset[Transform] = frozenset()  # put into the file by the format itself
     refuses: Mapping[str, str] = {}  # shared option -> why; hidden from help
     folder_suffixes: tuple[str, ...] = ()  # those of `suffixes` whose primary is a folder
@@ -235,6 +266,13 @@ class Backend(ABC):
         :raises RequestError: for what was asked.
         :raises MissingDependency: for what is not installed here.
         """
+
+    def absorbed(self, request: ExportRequest) -> frozenset[Transform]:
+        """Those of `absorbs` that the format puts in for this request; core puts in the others.
+
+        Asked after `check_export`, for formats that leave it to an option.
+        """
+        return self.absorbs
 
     def build_options(self, request: ExportRequest) -> Mapping[str, Any]:
         """Further arguments of `timm.create_model` ("exportable", "scriptable")."""

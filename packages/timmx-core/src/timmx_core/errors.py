@@ -27,7 +27,10 @@ EXIT_INTERRUPTED = 130
 
 
 class TimmxError(Exception):
-    """Something the user can act on. `message` says what happened, `hint` what to do next."""
+    """Something the user can act on. `message` says what happened, `hint` what to do next.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = EXIT_BUG
 
@@ -46,41 +49,62 @@ class TimmxError(Exception):
 
 
 class RequestError(TimmxError):
-    """The request makes no sense or is not supported."""
+    """The request makes no sense or is not supported.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = 2
 
 
 class PluginError(TimmxError):
-    """A plugin was not found, failed to load, is incompatible, or clashes with another."""
+    """A plugin was not found, failed to load, is incompatible, or clashes with another.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = 3
 
 
 class MissingDependency(PluginError):
-    """A library that the format needs is not installed here, or does not work here."""
+    """A library that the format needs is not installed here, or does not work here.
+
+    .. versionadded:: 0.1
+    """
 
 
 class IsolationError(TimmxError):
-    """An isolated environment could not be made, is broken, or speaks another protocol."""
+    """An isolated environment could not be made, is broken, or speaks another protocol.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = 4
 
 
 class ModelError(TimmxError):
-    """The model is unknown, or its weights are missing, unreadable, unsafe or do not fit."""
+    """The model is unknown, or its weights are missing, unreadable, unsafe or do not fit.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = 5
 
 
 class ExportError(TimmxError):
-    """The converter does not support the model, or failed on it."""
+    """The converter does not support the model, or failed on it.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = 6
 
 
 class VerificationError(TimmxError):
-    """The verdict on a file is `failed` or `inconclusive`."""
+    """The verdict on a file is `failed` or `inconclusive`.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = 7
 
@@ -93,16 +117,25 @@ class VerificationError(TimmxError):
 
 
 class CannotRunHere(VerificationError):
-    """This machine lacks the runtime or the device: the verdict is `not verifiable here`."""
+    """This machine lacks the runtime or the device: the verdict is `not verifiable here`.
+
+    .. versionadded:: 0.1
+    """
 
 
 class OutputError(TimmxError):
-    """The result cannot be put where it should go."""
+    """The result cannot be put where it should go.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = 8
 
 
 class ArtifactError(TimmxError):
-    """A file cannot be read as the artifact that it claims to be."""
+    """A file cannot be read as the artifact that it claims to be.
+
+    .. versionadded:: 0.1
+    """
 
     exit_code = 9

@@ -12,32 +12,38 @@ Status = Literal["verified", "failed", "inconclusive", "not verifiable here", "n
 
 @dataclass(frozen=True)
 class Measurement:
-    """One output of one comparison, over all probes. `None` where a figure makes no sense."""
+    """One output of one comparison, over all probes. `None` where a figure makes no sense.
+
+    .. versionadded:: 0.1
+    """
 
     comparison: str  # "file", or the label of a further comparison
-    output: str
-    batch: int
-    snr_db: float | None
-    floor_db: float
-    max_abs_diff: float | None = None
-    cosine: float | None = None
+    output: str  # its name
+    batch: int  # images at once
+    snr_db: float | None  # signal to noise against the reference
+    floor_db: float  # what it has to reach
+    max_abs_diff: float | None = None  # largest difference of a number
+    cosine: float | None = None  # of all numbers
     top1: float | None = None  # share of probes on which the best class agrees
-    top5: float | None = None
+    top5: float | None = None  # share of probes whose best class is among the five best
     attainable_db: float | None = None  # what rounding alone would leave of the signal
-    status: Literal["passed", "failed", "inconclusive"] = "passed"
-    reason: str = ""
+    status: Literal["passed", "failed", "inconclusive"] = "passed"  # of this measurement
+    reason: str = ""  # why it did not pass
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a verification. `reason` is empty for a plain `verified`."""
+    """The outcome of a verification. `reason` is empty for a plain `verified`.
 
-    status: Status
-    reason: str = ""
-    runner: str = ""
-    kind: Literal["native", "reference", ""] = ""
-    measurements: tuple[Measurement, ...] = ()
-    probes: int = 0
+    .. versionadded:: 0.1
+    """
+
+    status: Status  # of the file
+    reason: str = ""  # in one line
+    runner: str = ""  # "onnxruntime 1.32 CPUExecutionProvider"
+    kind: Literal["native", "reference", ""] = ""  # of the runner; empty: nothing ran
+    measurements: tuple[Measurement, ...] = ()  # every output of every comparison and batch size
+    probes: int = 0  # images that were run
 
     @property
     def label(self) -> str:
@@ -55,15 +61,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A finished export. `path` is None when nothing was published."""
+    """A finished export. `path` is None when nothing was published.
 
-    path: Path | None
-    verdict: Verdict
-    manifest: Mapping[str, Any]
-    record: Mapping[str, Any]
+    .. versionadded:: 0.1
+    """
+
+    path: Path | None  # of the primary
+    verdict: Verdict  # whether the file does what the model does
+    manifest: Mapping[str, Any]  # what the file says of itself
+    record: Mapping[str, Any]  # what lies beside it: manifest, verdict, digests
     size: int  # bytes, companions included
-    companions: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
+    companions: tuple[Path, ...] = ()  # files beside the primary
+    notes: tuple[str, ...] = ()  # what the user was told besides
     seconds: Mapping[str, float] = field(default_factory=dict)  # per stage
     kept: Path | None = None  # where a failed file was kept (`--keep-failed`)
 
@@ -85,12 +94,15 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file says of itself, and what the record beside it adds."""
+    """What a file says of itself, and what the record beside it adds.
 
-    path: Path
-    format: str
+    .. versionadded:: 0.1
+    """
+
+    path: Path  # as given
+    format: str  # its name
     embedded: bool  # the manifest came out of the file itself
-    manifest: Mapping[str, Any]
-    record: Mapping[str, Any] | None
+    manifest: Mapping[str, Any]  # what the file says of itself
+    record: Mapping[str, Any] | None  # what lies beside it, or None
     intact: bool | None  # the digests of the record match the files; None: no record
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  # a line each

@@ -92,7 +92,7 @@ def load(
         _fold(built.module)
         subject.folded = True
     asked = inputs.asked_transforms(request.shared)
-    absorb = asked & backend.absorbs
+    absorb = asked & backend.absorbs & backend.absorbed(request)
     inside = asked - absorb
     # uint8 and normalize belong together: pixels are scaled where they are normalised.
     spec = inputs.input_spec(built.preprocessing, request.batch, inside)

@@ -15,6 +15,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 aten = torch.ops.aten
 LAYERS = (aten.conv2d.default, aten.linear.default)
+PADS = (aten.pad.default, aten.constant_pad_nd.default)
 CLAMPS = (aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default)
 
 
@@ -37,6 +38,8 @@ class Quantizer(XNNPACKQuantizer):  # type: ignore[misc] # of a package without 
                 self.set_operator_type(operator, config)
         else:
             self.set_global(config)
+        if config.input_activation.is_dynamic:
+            self.set_filter_function(lambda node: not _is_padded(node))
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         """Mark what is to be in integers."""
@@ -44,7 +47,7 @@ class Quantizer(XNNPACKQuantizer):  # type: ignore[misc] # of a package without 
         for node in model.graph.nodes:
             if node.target not in LAYERS:
                 continue
-            if dynamic and not _is_depthwise(node):
+            if dynamic and not _is_depthwise(node) and not _is_padded(node):
                 self._annotate_layer(node)
             elif not dynamic and (clamp := _clamp_behind(node)) is not None:
                 self._annotate_layer(node)
@@ -65,6 +68,12 @@ class Quantizer(XNNPACKQuantizer):  # type: ignore[misc] # of a package without 
 def _clamp_behind(node: torch.fx.Node) -> torch.fx.Node | None:
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target in CLAMPS else None
+
+
+def _is_padded(node: torch.fx.Node) -> bool:
+    """XNNPACK refuses a pad before a layer whose ranges are found at run time."""
+    before = node.args[0] if node.target in LAYERS else None
+    return isinstance(before, torch.fx.Node) and before.target in PADS
 
 
 def _is_depthwise(node: torch.fx.Node) -> bool:

@@ -100,7 +100,7 @@ class TensorRtBackend(EngineBackend):
             version_compatible=options["version_compatible"],
         )
 
-    def made_on(self, request: ExportRequest, version: str) -> Mapping[str, Any]:
+    def made_on(self, settings: Settings, version: str) -> Mapping[str, Any]:
         """See `EngineBackend.made_on`."""
         card = gpu.find()
         return {
@@ -109,8 +109,8 @@ class TensorRtBackend(EngineBackend):
             "compute_capability": "{}.{}".format(*card.capability),
             "cuda": card.cuda,
             "driver": card.driver,
-            "hardware_compatible": request.options["hardware_compatible"],
-            "version_compatible": request.options["version_compatible"],
+            "hardware_compatible": settings.hardware_compatible,
+            "version_compatible": settings.version_compatible,
         }
 
     def obstacles(self, path: Path, made: Mapping[str, Any], card: gpu.Gpu) -> list[str]:

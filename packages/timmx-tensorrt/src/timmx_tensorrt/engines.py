@@ -116,7 +116,7 @@ class EngineBackend(Backend):
         """What the builder is to be told."""
 
     @abstractmethod
-    def made_on(self, request: ExportRequest, version: str) -> Mapping[str, Any]:
+    def made_on(self, settings: Settings, version: str) -> Mapping[str, Any]:
         """For the manifest: what the engine is for, and what it was built with."""
 
     @abstractmethod

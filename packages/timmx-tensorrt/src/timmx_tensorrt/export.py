@@ -33,14 +33,10 @@ def export(backend: EngineBackend, request: ExportRequest, context: Context) -> 
         notes.append(f"the engine takes up to {most} images; --batch-max N changes that")
     if request.options["onnx_only"]:
         return _onnx_only(backend, source, inputs, outputs, request, context, notes)
+    settings = backend.settings(request)
+    shapes = dict(profiles(inputs))
     with context.stage("build the engine"):
-        built = build(
-            backend.library,
-            source.path,
-            context.primary,
-            backend.settings(request),
-            dict(profiles(inputs)),
-        )
+        built = build(backend.library, source.path, context.primary, settings, shapes)
     check_network(built, inputs, outputs)
     if built.trouble:
         notes.append(built.trouble)
@@ -50,7 +46,7 @@ def export(backend: EngineBackend, request: ExportRequest, context: Context) -> 
         "layers": built.layers,
         "kinds": dict(built.kinds),
         "types": dict(built.types),
-        "built": dict(backend.made_on(request, version)),
+        "built": dict(backend.made_on(settings, version)),
     }
     return Artifact(context.primary, inputs, outputs, (), source.comparisons, report, tuple(notes))
 

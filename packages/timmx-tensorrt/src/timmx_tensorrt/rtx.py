@@ -27,7 +27,7 @@ class TensorRtRtxBackend(EngineBackend):
             "target",
             "str",
             "Compute capabilities that the engine is for.",
-            unset="all that have the precision",
+            unset="all from Ampere on that have the precision",
             metavar="SM,SM",
         ),
         *COMMON_OPTIONS,
@@ -46,9 +46,9 @@ class TensorRtRtxBackend(EngineBackend):
             targets=targets.parse(request.options["target"], precision),
         )
 
-    def made_on(self, request: ExportRequest, version: str) -> Mapping[str, Any]:
+    def made_on(self, settings: Settings, version: str) -> Mapping[str, Any]:
         """See `EngineBackend.made_on`."""
-        return {"library": version, "targets": list(self.settings(request).targets)}
+        return {"library": version, "targets": list(settings.targets)}
 
     def check_run(self) -> None:
         """See `Backend.check_run`."""

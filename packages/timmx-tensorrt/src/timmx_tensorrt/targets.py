@@ -29,18 +29,23 @@ LACKS: Mapping[str, Mapping[str, str]] = {
 }
 
 
+# Not without being asked for: it has one precision, not even that for every model, and an engine
+# that is for it too may be four times as large.
+ON_REQUEST = frozenset({"sm75"})
+
+
 def able(precision: str) -> tuple[str, ...]:
     """The targets that have a precision."""
     return tuple(name for name, lacks in LACKS.items() if precision not in lacks)
 
 
 def parse(text: str | None, precision: str) -> tuple[str, ...]:
-    """The targets of `--target`; without it all that have the precision.
+    """The targets of `--target`; without it all from Ampere on that have the precision.
 
     :raises RequestError: names the one that cannot be had, and why.
     """
     if text is None:
-        return able(precision)
+        return tuple(name for name in able(precision) if name not in ON_REQUEST)
     names = [part.strip().lower() for part in text.split(",")]
     for name in names:
         if name not in LACKS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from timmx_core.cli.settings import (
     json_option,
     print_json,
+    print_path,
     print_result,
     settings_of,
     verbose_option,
@@ -140,6 +142,29 @@ def list_plugins(as_json: bool) -> None:
         print_result("no plugin is installed: timmx plugins install <format>")
     else:
         print_result("\n".join(_lines(rows)))
+
+
+@plugins_group.command("new")
+@click.argument("format")
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.pass_context
+def new_plugin(ctx: click.Context, format: str, folder: Path | None) -> None:
+    """Write a plugin for a FORMAT of your own: a distribution that works as it is.
+
+    It builds, installs, exports and passes the conformance suite; its README says what to replace.
+    DIR is timmx-FORMAT where none is given.
+    """
+    from timmx_core.scaffold import names_of, refuse_taken, write_plugin
+
+    names = names_of(format)
+    refuse_taken(names, get_manager())
+    folder = Path(names.distribution) if folder is None else folder
+    files = write_plugin(names, folder)
+    terminal = settings_of(ctx).terminal
+    for file in files:
+        terminal.line(f"  {file}")
+    terminal.line(f"next: cd {folder}, pip install -e '.[test]', pytest")
+    print_path(folder.absolute())
 
 
 @plugins_group.command("describe", hidden=True)

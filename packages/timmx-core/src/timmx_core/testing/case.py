@@ -14,9 +14,12 @@ from timmx_core.testing.lab import Lab
 
 
 class Case:
-    """The attributes that tune the suite. A reason is a sentence; it becomes the skip's message."""
+    """The attributes that tune the suite. A reason is a sentence; it becomes the skip's message.
 
-    backend: ClassVar[type[Backend]]
+    .. versionadded:: 0.1
+    """
+
+    backend: ClassVar[type[Backend]]  # the class under test
     others: ClassVar[Sequence[type[Backend]]] = ()  # formats that this one derives from
     options: ClassVar[Mapping[str, Any]] = {}  # given with every export of the suite
     unsupported: ClassVar[Sequence[Mapping[str, Any]]] = ()  # requests that it must refuse

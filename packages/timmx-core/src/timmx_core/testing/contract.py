@@ -14,4 +14,6 @@ class BackendContract(FailureTests, FileTests, RoundTripTests, DescriptionTests)
     A machine without the converter skips what exports; on one without the runtime every
     `verified` becomes `not verifiable here`. The attributes of `timmx_core.testing.case.Case`
     say where a format cannot do what the suite asks, each with the reason.
+
+    .. versionadded:: 0.1
     """

@@ -157,7 +157,9 @@ def at_import(lab: Lab) -> set[str]:
 def heavy(lab: Lab, program: str, *arguments: str) -> set[str]:
     """What a fresh process has imported of what is heavy."""
     printed = lab.process(program, lab.kind.__module__, lab.kind.__qualname__, *arguments)
-    loaded = set(json.loads(printed.strip().splitlines()[-1]))
+    *further, last = printed.strip().splitlines()
+    assert not further, f"it prints to stdout, where results go: {further[0][:100]!r}"
+    loaded = set(json.loads(last))
     return loaded & (HEAVY | converter_modules(requirement_names(lab.backend)))
 
 

@@ -53,6 +53,8 @@ def plugin_source(format: str, *, version: int = API_VERSION, prelude: str = "")
 
     :param version: of the contract; another one makes it incompatible.
     :param prelude: code that runs while the module is imported: `raise ...`, `time.sleep(...)`.
+
+    .. versionadded:: 0.1
     """
     return PLUGIN.format(format=format, version=version, prelude=prelude)
 
@@ -70,6 +72,8 @@ def fake_dist(
     :param entry_points: name to value within the group `timmx`; or the whole text of
         `entry_points.txt`; by default the distribution's short name leads to the module.
     :return: the module's file.
+
+    .. versionadded:: 0.1
     """
     module = name.replace("-", "_")
     if entry_points is None:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def timmx_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private `TIMMX_HOME`: logs, caches and environments go there."""
+    """A private `TIMMX_HOME`: logs, caches and environments go there.
+
+    .. versionadded:: 0.1
+    """
     home = tmp_path / "timmx-home"
     monkeypatch.setenv("TIMMX_HOME", str(home))
     return home
@@ -26,7 +29,10 @@ def timmx_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def plugin_manager() -> Iterator[ClosedManager]:
-    """The process's plugin manager, empty; `register` adds to it, and discovery is refused."""
+    """The process's plugin manager, empty; `register` adds to it, and discovery is refused.
+
+    .. versionadded:: 0.1
+    """
     manager = ClosedManager()
     with use_manager(manager):
         yield manager
@@ -34,7 +40,10 @@ def plugin_manager() -> Iterator[ClosedManager]:
 
 @pytest.fixture
 def fake_dist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDistributions]:
-    """Writes distributions that look installed: `fake_dist("timmx-x", plugin_source("x"))`."""
+    """Writes distributions that look installed: `fake_dist("timmx-x", plugin_source("x"))`.
+
+    .. versionadded:: 0.1
+    """
     distributions = FakeDistributions(tmp_path / "site", monkeypatch)
     yield distributions
     distributions.forget()
@@ -42,7 +51,10 @@ def fake_dist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeD
 
 @pytest.fixture(scope="session")
 def tiny_cnn() -> Callable[..., nn.Module]:
-    """Makes a CNN with batch norm and a residual, for (3, 32, 32)."""
+    """Makes a CNN with batch norm and a residual, for (3, 32, 32).
+
+    .. versionadded:: 0.1
+    """
     from timmx_core.testing import models
 
     return models.tiny_cnn
@@ -50,7 +62,10 @@ def tiny_cnn() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session")
 def tiny_vit() -> Callable[..., nn.Module]:
-    """Makes a vision transformer of two blocks, for (3, 32, 32)."""
+    """Makes a vision transformer of two blocks, for (3, 32, 32).
+
+    .. versionadded:: 0.1
+    """
     from timmx_core.testing import models
 
     return models.tiny_vit
@@ -58,7 +73,10 @@ def tiny_vit() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session")
 def two_outputs() -> Callable[..., nn.Module]:
-    """Makes a model that gives logits and a feature map, for (3, 32, 32)."""
+    """Makes a model that gives logits and a feature map, for (3, 32, 32).
+
+    .. versionadded:: 0.1
+    """
     from timmx_core.testing import models
 
     return models.two_outputs

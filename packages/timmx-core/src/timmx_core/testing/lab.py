@@ -207,7 +207,9 @@ class Lab:
             text=True,
             timeout=self.timeout,
         )
-        assert done.returncode == 0, done.stderr[-2000:]
+        # A signal leaves nothing on stderr: a library that crashes while Python ends, for instance.
+        told = done.stderr[-2000:] or f"its process ended with exit code {done.returncode}"
+        assert done.returncode == 0, told
         return done.stdout
 
 

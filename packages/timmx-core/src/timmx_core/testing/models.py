@@ -76,12 +76,18 @@ class TwoOutputs(nn.Module):
 
 
 def tiny_cnn(seed: int = 0) -> nn.Module:
-    """A classifier of 1,700 parameters with batch norm and a residual."""
+    """A classifier of 1,700 parameters with batch norm and a residual.
+
+    .. versionadded:: 0.1
+    """
     return _finished(TinyCNN, seed)
 
 
 def tiny_vit(seed: int = 0) -> nn.Module:
-    """timm's VisionTransformer, 2 blocks of width 32 on 16 patches."""
+    """timm's VisionTransformer, 2 blocks of width 32 on 16 patches.
+
+    .. versionadded:: 0.1
+    """
     from timm.models import VisionTransformer
 
     return _finished(
@@ -100,7 +106,10 @@ def tiny_vit(seed: int = 0) -> nn.Module:
 
 
 def two_outputs(seed: int = 0) -> nn.Module:
-    """A model that gives logits and a feature map."""
+    """A model that gives logits and a feature map.
+
+    .. versionadded:: 0.1
+    """
     return _finished(TwoOutputs, seed)
 
 

@@ -11,7 +11,10 @@ from timmx_core.plugins import PluginManager
 
 
 class ClosedManager(PluginManager):
-    """Refuses discovery, so that a test cannot depend on what is installed."""
+    """Refuses discovery, so that a test cannot depend on what is installed.
+
+    .. versionadded:: 0.1
+    """
 
     @classmethod
     def discover(cls) -> NoReturn:
@@ -37,6 +40,8 @@ def manager_of(*backends: Backend) -> ClosedManager:
     """A manager with these formats and no others.
 
     :raises AssertionError: core would refuse one of them.
+
+    .. versionadded:: 0.1
     """
     manager = ClosedManager()
     row = manager.register(GivenFormats(backends), "formats-under-test")

@@ -56,6 +56,7 @@ class RoundTripTests(Case):
         from timmx_core.testing.models import tiny_cnn
 
         self.require_sound(lab)
+        skip_refused(lab, "batch_size")
         result = lab.export(tiny_cnn(), batch_size=3)
         lab.check(result)
         assert ports(result, "inputs")[0].shape[0] == 3
@@ -65,6 +66,7 @@ class RoundTripTests(Case):
         from timmx_core.testing.models import tiny_cnn
 
         self.require_sound(lab)
+        skip_refused(lab, "dynamic_batch")
         if self.no_dynamic_batch:
             pytest.skip(self.no_dynamic_batch)
         result = lab.export(tiny_cnn(), dynamic_batch=True)
@@ -88,9 +90,7 @@ class RoundTripTests(Case):
         from timmx_core.testing.models import tiny_cnn
 
         self.require_sound(lab)
-        for name in ("uint8_input", "nhwc_input"):
-            if name in lab.backend.refuses:
-                pytest.skip(f"refuses {name}: {lab.backend.refuses[name]}")
+        skip_refused(lab, "uint8_input", "nhwc_input")
         result = lab.export(
             tiny_cnn(), uint8_input=True, nhwc_input=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
         )
@@ -154,6 +154,13 @@ class RoundTripTests(Case):
         first = lab.backend.precisions[0].name
         if precision != first and first not in self.skip_precisions:
             lab.require_basic()
+
+
+def skip_refused(lab: Lab, *names: str) -> None:
+    """Skip the test where the format refuses a shared option; that it says so is tested, too."""
+    for name in names:
+        if name in lab.backend.refuses:
+            pytest.skip(f"refuses {name}: {lab.backend.refuses[name]}")
 
 
 def at_precision(lab: Lab, precision: str) -> ExportResult:

@@ -1,0 +1,1 @@
+"""The format `ncnn` of timmx."""

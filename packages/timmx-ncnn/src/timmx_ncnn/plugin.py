@@ -1,0 +1,18 @@
+"""The plugin module of timmx-ncnn: what timmx finds by its entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from timmx_core.backend import Backend
+from timmx_core.hookspecs import hookimpl
+
+TIMMX_API_VERSION = 1
+
+
+@hookimpl
+def timmx_backends() -> Iterable[Backend]:
+    """The format `ncnn`."""
+    from timmx_ncnn.backend import NcnnBackend
+
+    return [NcnnBackend()]

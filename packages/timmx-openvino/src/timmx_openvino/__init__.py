@@ -1,0 +1,1 @@
+"""The format `openvino` of timmx."""

@@ -84,7 +84,7 @@ def row_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         return {"status": answer["error"]["type"], "reason": answer["error"]["message"]}
     rows = [m for m in answer["verdict"]["measurements"] if m["snr_db"] is not None]
     worst: dict[str, Any] = min(rows, key=lambda m: m["snr_db"] - m["floor_db"], default={})
-    return {
+    row = {
         "status": answer["verdict"]["status"],
         "reason": answer["verdict"]["reason"],
         "kind": answer["verdict"]["kind"],
@@ -97,6 +97,18 @@ def row_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         "report": answer["manifest"].get("report", {}),
         "versions": answer["manifest"]["versions"],
     }
+    if worst.get("comparison", "file") != "file":
+        row["comparison"] = worst["comparison"]
+    built = answer["manifest"]["report"]
+    if "layers" in built:
+        row |= {"layers": built["layers"], "build_seconds": seconds(answer, "build the engine")}
+    return row
+
+
+def seconds(answer: dict[str, Any], label: str) -> float | None:
+    """What one stage took."""
+    found = [took for name, took in answer["seconds"].items() if name.endswith(label)]
+    return round(found[0], 1) if found else None
 
 
 def main() -> None:

@@ -199,6 +199,20 @@ def _delegated(report: Mapping[str, Any]) -> str:
     return "; ".join([*taken, *left])
 
 
+def engines(name: str) -> str:
+    """The reference architectures as engines, which are not run where they are built."""
+    rows = []
+    for label, row in results(f"reference-{name}")["rows"].items():
+        if "layers" not in row:
+            rows.append([label, _cell(f"{row['status']}: {row['reason']}"), "", "", "", ""])
+            continue
+        size = f"{row['size'] / 1e6:.1f}"
+        took = f"{row['build_seconds']:.1f}"
+        about = f"{row['snr_db']:.1f}"
+        rows.append([label, row["comparison"], about, str(row["layers"]), took, size])
+    return table(["model", "compared with PyTorch", "dB", "layers", "s", "MB"], rows, 2)
+
+
 def precisions(format: str) -> str:
     """The reference architectures in every precision that was tried, a column each."""
     names = sorted(p.stem.removeprefix("reference-") for p in RESULTS.glob(f"reference-{format}-*"))
@@ -454,6 +468,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 }
 
 BY_FORMAT: Mapping[str, Callable[[str], str]] = {
+    "engines": engines,
     "families": families,
     "photographs": photographs,
     "precisions": precisions,

@@ -13,12 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from fake_dists import fake_dist, format_source
+
+from timmx_core.cli.summary import verdict_lines
+from timmx_core.results import Measurement, Verdict
 
 TIMMX = Path(sys.executable).with_name("timmx")
 MODEL = "test_resnet"
@@ -554,3 +558,13 @@ def test_help_is_small_and_quick(environment: dict[str, str]) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert spent < 1.0
+
+
+def test_figures_of_something_else_are_not_taken_for_the_files_own() -> None:
+    row = Measurement("ONNX given to the builder", "output", 1, 90.0, 80.0)
+    verdict = Verdict("not verifiable here", "there is no card", measurements=(row,), probes=8)
+    _, figures = verdict_lines(verdict)
+    assert figures.strip().startswith("not of the file, but of 'ONNX given to the builder': SNR 90")
+    own = replace(row, comparison="file")
+    _, figures = verdict_lines(replace(verdict, status="verified", measurements=(own, row)))
+    assert figures.strip().startswith("SNR 90")

@@ -166,6 +166,30 @@ def test_the_emulation_rounds_to_infinity() -> None:
     assert got.tolist() == [1, 64, np.inf]
 
 
+def test_bfloat16_has_the_range_of_float32_and_fewer_digits() -> None:
+    """Kept as float16 does, with its own limits; emulated since no kernel computes it."""
+    port = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["x", "c"], ["large"], "up"),
+            helper.make_node("Div", ["large", "c"], ["y"], "down"),
+        ],
+        "g",
+        [port("x", 1, [3])],
+        [port("y", 1, [3])],
+        [helper.make_tensor("c", 1, [1], [2.0**60])],
+        value_info=[port("large", 1, [3])],
+    )
+    model = ir.from_proto(helper.make_model(graph, ir_version=10))
+    assert fp16.cast(model.clone()).kept == ("up", "down")  # the constant is beyond float16
+    assert fp16.cast(model, to=fp16.BFLOAT16) == fp16.Cast((), 2)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    emulated = ir.to_proto(fp16.emulate(model)).SerializeToString()
+    session = onnxruntime.InferenceSession(emulated, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": np.array([1, 1 + 2**-7, 1 + 2**-9], np.float32)})
+    assert got.tolist() == [1, 1 + 2**-7, 1]
+
+
 # ---------------------------------------------------------------- int8
 
 
@@ -344,6 +368,31 @@ def test_the_public_functions_serve_other_formats(tmp_path: Path) -> None:
         assert zeros
         assert all(not zero.any() for zero in zeros)
         assert metadata.read_header(path).opset == model.graph.opset_imports[""]
+
+
+def test_results_and_biases_can_stay_in_float(tmp_path: Path) -> None:
+    """As TensorRT fuses them: what a layer takes is quantized, and neither result nor bias."""
+    path = exported(tmp_path, tiny_cnn(), "fp32").path
+    assert path is not None
+    batch = {"input": np.random.default_rng(1).random((1, *INPUT_SIZE), np.float32)}
+    ranges = quantization.calibrate(path, [batch], "minmax", tmp_path)
+    layers = ("Conv", "Gemm", "MatMul")
+    model = quantization.insert_qdq(
+        path, ranges, operators=layers, symmetric=True, inputs_only=True
+    )
+    assert all(v.dtype != ir.DataType.INT32 for v in model.graph.initializers.values())
+    found = [node for node in model.graph if node.op_type in layers]
+    assert found
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            assert {user.op_type for user in consumers(node)} & set(layers)
+
+
+def consumers(node: ir.Node) -> list[ir.Node]:
+    """Who takes what a QuantizeLinear gives, behind its DequantizeLinear."""
+    return [
+        user for dequantize, _ in node.outputs[0].uses() for user, _ in dequantize.outputs[0].uses()
+    ]
 
 
 # ---------------------------------------------------------------- the graph

@@ -1,9 +1,10 @@
-"""Casting a finished float32 graph to float16: public, for formats that derive from ONNX.
+"""Casting a finished float32 graph to float16 or bfloat16: public, for formats that derive.
 
 `cast` changes a graph in place and leaves its inputs and outputs in float32. `emulate` gives the
-graph that computes in float32 what the cast one means: every float16 result rounded, to infinity
-beyond the range. It is needed since onnxruntime's kernels on the CPU compute whole stretches of a
-float16 graph in float32, so that an overflow that every GPU would meet shows nowhere.
+graph that computes in float32 what the cast one means: every result of 16 bits rounded, to infinity
+beyond the range. It is needed since onnxruntime has hardly a kernel for bfloat16 on the CPU, and
+computes whole stretches of a float16 graph in float32, so that an overflow that every GPU would
+meet shows nowhere.
 """
 
 from __future__ import annotations
@@ -21,6 +22,30 @@ if TYPE_CHECKING:
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 LARGEST = 65504.0
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A type of 16 bits."""
+
+    dtype: Any  # of onnx_ir
+    suffix: str  # of names in the graph
+    largest: float
+
+    @property
+    def numpy(self) -> Any:
+        """Its type of numbers in arrays."""
+        return self.dtype.numpy()
+
+    @property
+    def onnx(self) -> str:
+        """As in ONNX's definitions of operators."""
+        return f"tensor({self.dtype.name.lower()})"
+
+
+FLOAT16 = Narrow(HALF, "fp16", LARGEST)
+BFLOAT16 = Narrow(ir.DataType.BFLOAT16, "bf16", 3.3895e38)
+NARROW = frozenset({FLOAT16.dtype, BFLOAT16.dtype})
 LEAST_WEIGHT = 1024  # numbers
 # Such results are in float16 already where their inputs are: rounding them again changes nothing.
 MOVES = frozenset(
@@ -39,26 +64,33 @@ class Cast:
     """What became of a graph."""
 
     kept: tuple[str, ...]  # nodes that compute in float32, by name
-    half: int  # how many nodes compute in float16
+    half: int  # how many nodes compute in 16 bits
 
 
-def cast(model: Model, keep: Collection[str] = (), *, narrow_weights: bool = True) -> Cast:
-    """Let a graph compute in float16, in place.
+def cast(
+    model: Model,
+    keep: Collection[str] = (),
+    *,
+    narrow_weights: bool = True,
+    to: Narrow = FLOAT16,
+) -> Cast:
+    """Let a graph compute in 16 bits, in place.
 
-    Nodes that ONNX does not define for float16, whose constants it cannot hold, or that have
+    Nodes that ONNX does not define for that type, whose constants it cannot hold, or that have
     graphs of their own, stay in float32 like those that are to be kept.
 
     :param keep: names of nodes.
-    :param narrow_weights: store the weights of such nodes in float16 all the same, where they fit;
+    :param narrow_weights: store the weights of such nodes in 16 bits all the same, where they fit;
         runtimes widen them once, when they load the file.
+    :param to: `FLOAT16` or `BFLOAT16`.
     """
     graph = model.graph
-    half = [node for node in graph if _can_be_half(node, model) and node.name not in keep]
+    half = [node for node in graph if _can_be_half(node, model, to) and node.name not in keep]
     chosen = set(half)
     kept = tuple(str(n.name) for n in graph if n not in chosen and _is_float(n))
-    _Caster(graph, chosen, narrow_weights).run()
+    _Caster(graph, chosen, narrow_weights, to).run()
     graph.sort()
-    return Cast(kept, sum(_is_half(node) for node in half))
+    return Cast(kept, sum(_is_half(node, to) for node in half))
 
 
 def emulate(model: Model) -> Model:
@@ -66,12 +98,12 @@ def emulate(model: Model) -> Model:
     model = model.clone()
     graph = model.graph
     for value in list(graph.initializers.values()):
-        if value.dtype == HALF:
+        if value.dtype in NARROW:
             _set_tensor(value, _numbers(value).astype(np.float32))
     for node in list(graph):
         _widen_constant(node)
         for value in node.outputs:
-            if value.dtype != HALF:
+            if value.dtype not in NARROW:
                 continue
             if node.op_type in MOVES:
                 _set_type(value, FLOAT)
@@ -85,7 +117,8 @@ def emulate(model: Model) -> Model:
 
 
 class _Caster:
-    def __init__(self, graph: Graph, half: set[Node], narrow_weights: bool) -> None:
+    def __init__(self, graph: Graph, half: set[Node], narrow_weights: bool, to: Narrow) -> None:
+        self.to = to
         self.graph = graph
         self.half = half
         self.narrow_weights = narrow_weights
@@ -107,20 +140,20 @@ class _Caster:
             self._narrow_result(producer, value, wide)
         elif value.is_initializer():
             wide = [use for use in uses if use not in narrow]
-            if wide and self.narrow_weights and _is_weight(value):
+            if wide and self.narrow_weights and _is_weight(value, self.to):
                 self._narrow_weight(value, narrow, shared=False)
                 _replace(wide, self._cast_of(value, FLOAT))
             elif narrow:
                 self._narrow_weight(value, narrow, shared=bool(wide))
         elif narrow:
-            replacement = self._cast_of(value, HALF)
+            replacement = self._cast_of(value, self.to.dtype)
             _replace(narrow, replacement)
 
     def _narrow_result(self, node: Node, value: Value, wide: Sequence[tuple[Node, int]]) -> None:
         if node.op_type == "Cast":
-            node.attributes["to"] = ir.AttrInt64("to", HALF.value)
-        _narrow_constant(node)
-        _set_type(value, HALF)
+            node.attributes["to"] = ir.AttrInt64("to", self.to.dtype.value)
+        _narrow_constant(node, self.to)
+        _set_type(value, self.to.dtype)
         if value.is_graph_output():
             self._widen_output(value, wide)
         elif wide:
@@ -128,7 +161,7 @@ class _Caster:
 
     def _widen_output(self, value: Value, wide: Sequence[tuple[Node, int]]) -> None:
         name = value.name
-        value.name = f"{name}_fp16"
+        value.name = f"{name}_{self.to.suffix}"
         result = self._cast_of(value, FLOAT)
         result.name = name
         for index, output in enumerate(self.graph.outputs):
@@ -139,19 +172,19 @@ class _Caster:
     def _narrow_weight(
         self, value: Value, narrow: Sequence[tuple[Node, int]], shared: bool
     ) -> None:
-        array = _numbers(value).astype(np.float16)
+        array = _numbers(value).astype(self.to.numpy)
         if not shared:
             _set_tensor(value, array)
             return
-        name = f"{value.name}_fp16"
-        copy = ir.Value(name=name, shape=value.shape, type=ir.TensorType(HALF))
+        name = f"{value.name}_{self.to.suffix}"
+        copy = ir.Value(name=name, shape=value.shape, type=ir.TensorType(self.to.dtype))
         copy.const_value = ir.Tensor(array, name=name)
         self.graph.register_initializer(copy)
         _replace(narrow, copy)
 
     def _cast_of(self, value: Value, to: Any) -> Value:
         """A new node after the value's producer, or at the start of the graph."""
-        short = "fp16" if to == HALF else "fp32"
+        short = self.to.suffix if to == self.to.dtype else "fp32"
         node = ir.node("Cast", [value], {"to": to.value}, name=f"{value.name}_to_{short}")
         node.outputs[0].name = f"{value.name}_to_{short}"
         _set_type(node.outputs[0], to)
@@ -191,24 +224,24 @@ def _is_float(node: Node) -> bool:
     return any(v is not None and v.dtype == FLOAT for v in (*node.inputs, *node.outputs))
 
 
-def _is_half(node: Node) -> bool:
-    return any(v.dtype == HALF for v in node.outputs)
+def _is_half(node: Node, to: Narrow) -> bool:
+    return any(v.dtype == to.dtype for v in node.outputs)
 
 
-def _can_be_half(node: Node, model: Model) -> bool:
+def _can_be_half(node: Node, model: Model, to: Narrow) -> bool:
     floats = [v for v in node.outputs if v.dtype == FLOAT]
     if not floats or any(True for _ in _subgraphs(node)):
         return False
-    inputs = _half_ports(node.domain, node.op_type, _version(node, model), "inputs")
-    outputs = _half_ports(node.domain, node.op_type, _version(node, model), "outputs")
+    key = (node.domain, node.op_type, _version(node, model), to.onnx)
+    inputs, outputs = _half_ports(*key, "inputs"), _half_ports(*key, "outputs")
     if not outputs or not all(_at(outputs, i) for i, v in enumerate(node.outputs) if v in floats):
         return False
     for index, value in enumerate(node.inputs):
         if value is None or value.dtype != FLOAT:
             continue
-        if _takes_half(node, index) and (not _at(inputs, index) or not _fits(value)):
+        if _takes_half(node, index) and (not _at(inputs, index) or not _fits(value, to)):
             return False
-    return node.op_type != "Constant" or _constant_fits(node)
+    return node.op_type != "Constant" or _constant_fits(node, to)
 
 
 def _takes_half(node: Node, index: int) -> bool:
@@ -220,40 +253,43 @@ def _version(node: Node, model: Model) -> int:
 
 
 @cache
-def _half_ports(domain: str, operator: str, version: int, side: str) -> tuple[bool, ...]:
-    """For each formal input or output, whether ONNX allows float16; the last may be variadic."""
+def _half_ports(
+    domain: str, operator: str, version: int, dtype: str, side: str
+) -> tuple[bool, ...]:
+    """For each formal input or output, whether ONNX allows a type; the last may be variadic."""
     import onnx
 
     try:
         schema = onnx.defs.get_schema(operator, version, domain)
     except onnx.defs.SchemaError:
         return ()
-    return tuple("tensor(float16)" in port.types for port in getattr(schema, side))
+    return tuple(dtype in port.types for port in getattr(schema, side))
 
 
 def _at(ports: tuple[bool, ...], index: int) -> bool:
     return bool(ports) and ports[min(index, len(ports) - 1)]
 
 
-def _fits(value: Value) -> bool:
+def _fits(value: Value, to: Narrow) -> bool:
     """Whether a constant survives: nothing finite overflows, and no single number becomes 0."""
     if not value.is_initializer() or value.const_value is None:
         return True
-    return _survives(_numbers(value))
+    return _survives(_numbers(value), to)
 
 
-def _is_weight(value: Value) -> bool:
+def _is_weight(value: Value, to: Narrow) -> bool:
     """Large enough for its storage to matter."""
-    return _numbers(value).size >= LEAST_WEIGHT and _fits(value)
+    return _numbers(value).size >= LEAST_WEIGHT and _fits(value, to)
 
 
-def _survives(array: np.ndarray) -> bool:
+def _survives(array: np.ndarray, to: Narrow) -> bool:
     finite = np.abs(array[np.isfinite(array)])
     if not finite.size:
         return True
-    if float(finite.max()) > LARGEST:
+    if float(finite.max()) > to.largest:
         return False
-    return array.size > 1 or float(finite.max()) == 0 or np.float16(finite.max()) != 0
+    narrow = finite.max().astype(to.numpy)
+    return array.size > 1 or float(finite.max()) == 0 or float(narrow) != 0
 
 
 def _constant_of(node: Node) -> Any:
@@ -265,9 +301,9 @@ def _constant_of(node: Node) -> Any:
     return None
 
 
-def _constant_fits(node: Node) -> bool:
+def _constant_fits(node: Node, to: Narrow) -> bool:
     attribute = _constant_of(node)
-    return attribute is not None and _survives(_attribute_numbers(attribute))
+    return attribute is not None and _survives(_attribute_numbers(attribute), to)
 
 
 def _attribute_numbers(attribute: Any) -> np.ndarray:
@@ -277,17 +313,17 @@ def _attribute_numbers(attribute: Any) -> np.ndarray:
     return np.asarray(attribute.value, np.float32)
 
 
-def _narrow_constant(node: Node) -> None:
+def _narrow_constant(node: Node, to: Narrow) -> None:
     attribute = _constant_of(node)
     if attribute is None and node.op_type == "ConstantOfShape":
-        _set_constant(node, None, np.zeros(1, np.float16))  # by default float32
+        _set_constant(node, None, np.zeros(1, to.numpy))  # by default float32
     elif attribute is not None:
-        _set_constant(node, attribute, _attribute_numbers(attribute).astype(np.float16))
+        _set_constant(node, attribute, _attribute_numbers(attribute).astype(to.numpy))
 
 
 def _widen_constant(node: Node) -> None:
     attribute = _constant_of(node)
-    if attribute is not None and any(v.dtype == HALF for v in node.outputs):
+    if attribute is not None and any(v.dtype in NARROW for v in node.outputs):
         _set_constant(node, attribute, _attribute_numbers(attribute).astype(np.float32))
 
 
@@ -309,14 +345,14 @@ def _subgraphs(node: Node) -> Iterator[Graph]:
 
 
 def _round(graph: Graph, node: Node, value: Value) -> None:
-    """Let all users see a result of float32 that was rounded to float16 and back."""
+    """Let all users see a result of float32 that was rounded to 16 bits and back."""
     uses = list(value.uses())
-    shape = value.shape
+    shape, small = value.shape, value.dtype
     if node.op_type == "Cast":
-        narrow = value  # "to" is float16 there
+        narrow = value  # "to" is of 16 bits there
     else:
         _set_type(value, FLOAT)
-        narrow = _after(graph, node, value, HALF, shape)
+        narrow = _after(graph, node, value, small, shape)
         node = narrow.producer() or node
     wide = _after(graph, node, narrow, FLOAT, shape)
     _replace(uses, wide)

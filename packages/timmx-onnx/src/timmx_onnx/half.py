@@ -65,17 +65,19 @@ def settle_cast(
     large: Iterable[str],
     rate: Callable[[Model], float],
     floor_db: float,
+    to: fp16.Narrow = fp16.FLOAT16,
 ) -> Settled:
-    """The graph cast to float16 as far as the floor allows; the given one stays as it is.
+    """The graph cast to 16 bits as far as the floor allows; the given one stays as it is.
 
     :param large: names of nodes that must be kept in any case.
     :param rate: the signal-to-noise ratio of a graph that computes in float32.
+    :param to: the type of 16 bits.
     """
     always = frozenset(large)
 
     def attempt(circle: _Circle) -> Settled:
         half = model.clone()
-        done = fp16.cast(half, circle.keep, narrow_weights=circle.narrow_weights)
+        done = fp16.cast(half, circle.keep, narrow_weights=circle.narrow_weights, to=to)
         return Settled(half, fp16.emulate(half), done.kept, 0.0)
 
     best = settle(_circles(model, always), attempt, lambda s: rate(s.emulated), floor_db)

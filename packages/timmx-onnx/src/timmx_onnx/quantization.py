@@ -84,6 +84,7 @@ def insert_qdq(
     operators: Collection[str] = (*LAYERS, *BETWEEN),
     exclude: Collection[str] = (),
     symmetric: bool = False,
+    inputs_only: bool = False,
 ) -> Model:
     """A quantized graph: weights of int8 per channel, activations of uint8.
 
@@ -91,6 +92,7 @@ def insert_qdq(
     :param operators: kinds that are computed in integers.
     :param exclude: names of nodes that stay in float.
     :param symmetric: activations of int8 around zero, as TensorRT takes them.
+    :param inputs_only: leave results and biases in float, as TensorRT takes them.
     """
     import onnx
 
@@ -108,7 +110,11 @@ def insert_qdq(
         [],
         list(exclude),
         list(operators),
-        {"ActivationSymmetric": symmetric},
+        {
+            "ActivationSymmetric": symmetric,
+            "OpTypesToExcludeOutputQuantization": list(operators) if inputs_only else [],
+            "QuantizeBias": not inputs_only,
+        },
     )
     quantizer.quantize_model()
     return _loaded(quantizer.model.model)

@@ -7,6 +7,7 @@ from typing import Any
 
 from timmx_core.measure import CAP_DB
 from timmx_core.results import ExportResult, Measurement, Verdict
+from timmx_core.verification import FILE
 
 UNITS = ("B", "kB", "MB", "GB")
 
@@ -42,6 +43,9 @@ def figures(verdict: Verdict, worst: Measurement) -> str:
     """As in: SNR 121.3 dB (floor 80 dB), top-1 equal on 8 of 8 probes."""
     reached = "exact" if worst.snr_db == CAP_DB else f"{worst.snr_db:.1f} dB"
     text = f"SNR {reached} (floor {worst.floor_db:g} dB)"
+    if not any(m.comparison == FILE for m in verdict.measurements):
+        # The file itself was not run, and nobody shall think so.
+        text = f"not of the file, but of {worst.comparison!r}: {text}"
     if len(verdict.measurements) > 1:
         text += f", the worst of {len(verdict.measurements)} ({worst.output}, batch {worst.batch})"
     agreements = [m.top1 for m in verdict.measurements if m.top1 is not None]

@@ -1,0 +1,1 @@
+"""The formats `tensorrt` and `tensorrt-rtx` of timmx."""

@@ -1,0 +1,31 @@
+"""Lines of Python that run an engine with the library's own API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def lines(module: str, manifest: Mapping[str, Any]) -> str:
+    """They find `path` and `x`, and leave `outputs`."""
+    port = manifest["inputs"][0]["name"]
+    outputs = [output["name"] for output in manifest["outputs"]]
+    return (
+        "import torch\n"
+        f"import {module} as trt\n"
+        'with open(path, "rb") as file:\n'
+        "    engine = trt.Runtime(trt.Logger()).deserialize_cuda_engine(file.read())\n"
+        "context = engine.create_execution_context()\n"
+        "stream = torch.cuda.Stream()\n"
+        f"tensors = {{{port!r}: torch.from_numpy(x).cuda()}}\n"
+        f"context.set_input_shape({port!r}, tuple(x.shape))\n"
+        f"for name in {outputs!r}:\n"
+        "    shape = tuple(context.get_tensor_shape(name))\n"
+        '    tensors[name] = torch.empty(shape, device="cuda")\n'
+        "for name, tensor in tensors.items():\n"
+        "    context.set_tensor_address(name, tensor.data_ptr())\n"
+        "torch.cuda.synchronize()\n"
+        "context.execute_async_v3(stream.cuda_stream)\n"
+        "stream.synchronize()\n"
+        f"outputs = [tensors[name].cpu().numpy() for name in {outputs!r}]\n"
+    )

@@ -1,0 +1,242 @@
+"""Engines are built where no GPU is, and what can be said of them is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fault_trials
+import faults
+import onnx
+import onnxruntime
+import pytest
+
+import timmx_core
+from timmx_core import api
+from timmx_core.errors import ArtifactError, ExportError, PluginError, VerificationError
+from timmx_core.testing import ClosedManager, manager_of
+from timmx_onnx.backend import OnnxBackend
+from timmx_tensorrt import gpu
+from timmx_tensorrt.backend import TensorRtBackend
+from timmx_tensorrt.plan import read_header
+from timmx_tensorrt.rtx import TensorRtRtxBackend
+
+pytest.importorskip("tensorrt_rtx", reason="no package of tensorrt-rtx for this machine")
+
+TIMMX = Path(sys.executable).with_name("timmx")
+SMALL: dict[str, Any] = {"input_size": (3, 64, 64), "num_classes": 10}
+MODEL = "test_resnet"
+# The others are found in the same place, by timmx-onnx's own tests of all of them.
+SAMPLE = ("output constant", "RGB and BGR swapped", "wrong mean and std", "output x 1.01")
+
+
+def _has_gpu() -> bool:
+    try:
+        gpu.find()
+    except gpu.NoGpuError:
+        return False
+    return True
+
+
+without_gpu = pytest.mark.skipif(_has_gpu(), reason="it is about machines without a GPU")
+
+
+@pytest.fixture(scope="module")
+def manager() -> ClosedManager:
+    return manager_of(TensorRtRtxBackend(), TensorRtBackend(), OnnxBackend())
+
+
+@pytest.fixture(scope="module")
+def engine(manager: ClosedManager, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small engine with a dynamic batch, and its record."""
+    path = tmp_path_factory.mktemp("engine") / "model.engine"
+    api.export("tensorrt-rtx", MODEL, output=path, dynamic_batch=True, manager=manager, **SMALL)
+    return path
+
+
+@without_gpu
+def test_the_command_says_what_was_verified_and_what_was_not(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [TIMMX, "tensorrt-rtx", "resnet18", "--dynamic-batch"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "verdict not verifiable here: there is no NVIDIA driver here" in said
+    assert "not of the file, but of 'ONNX given to the builder': SNR" in said
+    assert "the engine takes up to 64 images; --batch-max N changes that" in said
+    record = json.loads((tmp_path / "resnet18.engine.timmx.json").read_text())
+    rows = record["verdict"]["measurements"]
+    assert {row["comparison"] for row in rows} == {"ONNX given to the builder"}
+    assert all(row["status"] == "passed" and row["snr_db"] > 90 for row in rows)
+    manifest = record["manifest"]
+    assert manifest["inputs"][0]["shape"][0] == [1, 1, 64]
+    report = manifest["report"]
+    assert report["built"]["targets"] == ["sm80", "sm86", "sm89", "sm120", "sm121"]
+    assert report["built"]["library"] == manifest["versions"]["tensorrt-rtx"]
+    assert report["layers"] == sum(report["kinds"].values()) > 50
+    assert report["kinds"]["convolution"] == 20
+    assert read_header(tmp_path / "resnet18.engine").version == report["built"]["library"]
+
+
+@without_gpu
+def test_it_can_be_inspected_and_verified_later(engine: Path, manager: ClosedManager) -> None:
+    inspection = api.inspect(engine, manager=manager)
+    assert inspection.format == "tensorrt-rtx"
+    assert inspection.intact
+    assert not inspection.embedded  # the engine is as TensorRT's own programs want it
+    assert engine.read_bytes().startswith(b"vtrt")
+    assert api.verify(engine, manager=manager).status == "not verifiable here"
+    assert "execute_async_v3" in timmx_core.snippet(inspection)
+
+
+@without_gpu
+def test_whoever_needs_a_verdict_gets_an_error_and_no_file(
+    manager: ClosedManager, tmp_path: Path
+) -> None:
+    with pytest.raises(VerificationError, match="no NVIDIA driver"):
+        api.export(
+            "tensorrt-rtx",
+            MODEL,
+            output=tmp_path / "model.engine",
+            require_verified=True,
+            manager=manager,
+            **SMALL,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "comparisons", "kind"),
+    [
+        ("tf32", {"ONNX given to the builder, in fp32"}, "float"),
+        ("fp16", {"ONNX given to the builder", "in fp16 arithmetic"}, "half"),
+        ("bf16", {"in bf16 arithmetic", "float file"}, "bf16"),
+        ("int8", {"ONNX given to the builder", "in int8 arithmetic", "float file"}, "int8"),
+        ("fp8", {"in fp8 arithmetic", "float file"}, "fp8"),
+    ],
+)
+def test_a_network_is_in_the_precision_that_was_asked_for(
+    precision: str, comparisons: set[str], kind: str, manager: ClosedManager, tmp_path: Path
+) -> None:
+    calibrated = {"random_calibration": True} if precision in ("int8", "fp8") else {}
+    result = api.export(
+        "tensorrt-rtx",
+        MODEL,
+        output=tmp_path / "model.engine",
+        precision=precision,
+        manager=manager,
+        **calibrated,
+        **SMALL,
+    )
+    found = {row.comparison for row in result.verdict.measurements}
+    assert found - {"file"} == comparisons
+    assert all(row.status == "passed" for row in result.verdict.measurements)
+    assert result.manifest["report"]["types"][kind] > 5
+
+
+def test_the_flag_of_tf32_is_in_the_engine(
+    engine: Path, manager: ClosedManager, tmp_path: Path
+) -> None:
+    result = api.export(
+        "tensorrt-rtx",
+        MODEL,
+        output=tmp_path / "model.engine",
+        dynamic_batch=True,
+        precision="tf32",
+        verify=False,
+        manager=manager,
+        **SMALL,
+    )
+    assert result.path is not None
+    assert result.path.read_bytes() != engine.read_bytes()
+
+
+def test_fewer_targets_and_less_memory(manager: ClosedManager, tmp_path: Path) -> None:
+    result = api.export(
+        "tensorrt-rtx",
+        MODEL,
+        output=tmp_path / "model.plan",
+        target="SM89,sm86",
+        workspace=64,
+        verify=False,
+        manager=manager,
+        **SMALL,
+    )
+    assert result.manifest["report"]["built"]["targets"] == ["sm86", "sm89"]
+    with pytest.raises(ExportError, match="OutOfMemory"):
+        api.export(
+            "tensorrt-rtx",
+            "resnet18",
+            output=tmp_path / "large.plan",
+            dynamic_batch=True,
+            workspace=1,
+            manager=manager,
+        )
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) -> None:
+    """Classic TensorRT need not be here for that."""
+    result = api.export(
+        name,
+        MODEL,
+        output=tmp_path / "model.onnx",
+        onnx_only=True,
+        precision="int8",
+        random_calibration=True,
+        dynamic_batch=True,
+        batch_max=8,
+        manager=manager,
+        **SMALL,
+    )
+    assert result.verdict.status == "not verifiable here"
+    assert all(row.status == "passed" for row in result.verdict.measurements)
+    (command,) = (note for note in result.notes if note.startswith("build it with: "))
+    assert "--onnx=model.onnx --saveEngine=model.engine" in command
+    assert "--noTF32" in command
+    assert "--maxShapes=input:8x3x64x64" in command
+    assert result.path is not None
+    nodes = [node.op_type for node in onnx.load(result.path).graph.node]
+    assert nodes.count("QuantizeLinear") > 5
+    session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].name == "input"
+    assert api.verify(result.path, manager=manager).status == "not verifiable here"
+
+
+@pytest.mark.parametrize(
+    "fault", [f for f in faults.STRUCTURAL if f.name in SAMPLE], ids=lambda fault: fault.name
+)
+def test_a_fault_in_what_the_builder_is_given(fault: faults.Fault, tmp_path: Path) -> None:
+    """No engine with it is published, though none can be run here."""
+    spoiled = fault_trials.spoiling(OnnxBackend(), inject=fault.inject)
+    manager = manager_of(TensorRtRtxBackend(), spoiled)
+    with pytest.raises((VerificationError, ExportError)):
+        api.export(
+            "tensorrt-rtx", MODEL, output=tmp_path / "model.engine", manager=manager, **SMALL
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_format_it_derives_from_is_missed_before_the_slow_part(tmp_path: Path) -> None:
+    alone = manager_of(TensorRtRtxBackend())
+    with pytest.raises(PluginError, match="'onnx'"):
+        api.export("tensorrt-rtx", MODEL, output=tmp_path / "x.engine", manager=alone)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_is_cut_off(engine: Path, tmp_path: Path) -> None:
+    whole = engine.read_bytes()
+    cut = tmp_path / "cut.engine"
+    cut.write_bytes(whole[:-1])
+    with pytest.raises(ArtifactError, match="its header says"):
+        read_header(cut)
+    for data in (b"", whole[:27], b"ftrt" + whole[4:]):
+        cut.write_bytes(data)
+        with pytest.raises(ArtifactError, match="not an engine"):
+            read_header(cut)

@@ -96,7 +96,7 @@ def test_networks_that_are_none(text: str, why: str) -> None:
 
 
 def test_a_network_that_kills_the_runtime_fails(tmp_path: Path) -> None:
-    """ncnn looks for the second input of a sum where there is none, and the process is gone."""
+    """ncnn looks for the second input of a sum where there is none, which may be its end."""
 
     def mutilate(artifact: Artifact) -> Artifact:
         text = artifact.primary.read_text()
@@ -114,13 +114,14 @@ def test_a_network_that_kills_the_runtime_fails(tmp_path: Path) -> None:
         )
     verdict = caught.value.verdict
     assert verdict is not None
-    assert (verdict.status, verdict.reason) == (
-        "failed",
-        "the runtime died with SIGSEGV on this file",
-    )
+    assert verdict.status == "failed"
+    # It reads what lies beside: that ends the process, or is no input and gives no output.
+    reasons = ("the runtime died with SIG", "ncnn cannot compute output")
+    assert verdict.reason.startswith(reasons)
     assert not target.parent.exists()
     later = fault_trials.verify(NcnnBackend(), tmp_path / "kept" / "model.param")
-    assert (later.status, later.reason) == (verdict.status, verdict.reason)
+    assert later.status == "failed"
+    assert later.reason.startswith(reasons)
 
 
 def test_pnnx_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ sys.exit(done.returncode)
 
 
 def test_start_up_stays_small(host: Host) -> None:
-    start = [host.python, "-X", "importtime", "-m", "timmx_core", "--help"]
+    start = [str(host.python), "-X", "importtime", "-m", "timmx_core", "--help"]
     with (host.work / "imports").open("w") as imports:
         done = subprocess.run(
             [sys.executable, "-c", PEAK_OF, *start],

@@ -26,7 +26,7 @@ from timmx_tensorrt.library import CLASSIC, RTX, Library
 from timmx_tensorrt.rtx import TensorRtRtxBackend
 
 if TYPE_CHECKING:
-    from conftest import Plug
+    from conftest import Plug  # type: ignore[import-not-found]
 
 TIMMX = Path(sys.executable).with_name("timmx")
 

@@ -10,4 +10,4 @@ from timmx_executorch.backend import ExecutorchBackend
 class TestExecutorch(FaultSuite):
     backend = ExecutorchBackend()
     margin_db = 18.0  # XNNPACK's softmax has 98 dB
-    sampled = 4
+    sampled = 12

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core import probes
 from timmx_core.backend import TensorSpec
-from timmx_core.errors import ModelError, RequestError
+from timmx_core.errors import ModelError, RequestError, first_line
 from timmx_core.inputs import in_batches, pixels_to_input
-from timmx_core.weights import first_line
 
 if TYPE_CHECKING:
     import numpy as np

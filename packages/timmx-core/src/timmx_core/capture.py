@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Batch
-from timmx_core.errors import ExportError
-from timmx_core.weights import first_line
+from timmx_core.errors import ExportError, first_line
 
 if TYPE_CHECKING:
     import torch

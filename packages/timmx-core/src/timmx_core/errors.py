@@ -48,6 +48,17 @@ class TimmxError(Exception):
         return type(self), (self.message, self.hint)
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error's text, bounded, for a message of one line.
+
+    :param most: letters.
+
+    .. versionadded:: 0.1
+    """
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:most]
+
+
 class RequestError(TimmxError):
     """The request makes no sense or is not supported.
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from timmx_core import manifest as manifests
 from timmx_core.backend import Backend
-from timmx_core.errors import ArtifactError
+from timmx_core.errors import ArtifactError, first_line
 from timmx_core.publishing import read_record, sha256
 from timmx_core.results import Inspection
-from timmx_core.weights import first_line
 
 MOST_MEMBERS = 10_000
 

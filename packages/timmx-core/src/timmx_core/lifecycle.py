@@ -13,7 +13,7 @@ from timmx_core import manifest as manifests
 from timmx_core import model_checks, options, publishing
 from timmx_core.backend import Artifact, Backend, ExportRequest, LoadedModel
 from timmx_core.context import ExportContext, check_artifact
-from timmx_core.errors import ExportError, TimmxError, VerificationError
+from timmx_core.errors import ExportError, TimmxError, VerificationError, first_line
 from timmx_core.interrupts import held_back
 from timmx_core.labels import IMAGENET, check_count, read_labels
 from timmx_core.progress import Reporter, Stopwatch
@@ -161,7 +161,7 @@ class _Export:
         except Exception as error:
             raise ExportError(
                 f"{self.backend.name} could not convert the model: "
-                f"{type(error).__name__}: {_first_line(error)}"
+                f"{type(error).__name__}: {first_line(error, 300)}"
             ) from error
         check_artifact(artifact, self.backend, self.staging.path)
         for note in artifact.notes:
@@ -196,7 +196,7 @@ class _Export:
             raise
         except Exception as error:
             raise ExportError(
-                f"{self.backend.name} could not embed the manifest: {_first_line(error)}"
+                f"{self.backend.name} could not embed the manifest: {first_line(error, 300)}"
             ) from error
         if not intact:
             raise ExportError(f"the manifest that {self.backend.name} embedded cannot be read back")
@@ -301,12 +301,6 @@ def _advice(verdict: Verdict) -> str:
     if verdict.status == "not verifiable here":
         return "leave --require-verified out, and run `timmx verify` where the runtime is"
     return "nothing was written; --keep-failed DIR keeps the file for inspection"
-
-
-def _first_line(error: BaseException) -> str:
-    from timmx_core.weights import first_line
-
-    return first_line(error, 300)
 
 
 def _renamed(members: Mapping[str, str], staged: str, final: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from timmx_core import weights
-from timmx_core.errors import MissingDependency, ModelError, RequestError
+from timmx_core.errors import MissingDependency, ModelError, RequestError, first_line
 from timmx_core.model_checks import parse_kwargs
 
 if TYPE_CHECKING:
@@ -118,12 +118,12 @@ def import_timm() -> Any:
         import timm
     except ImportError as error:
         raise MissingDependency(
-            f"timm cannot be imported: {weights.first_line(error)}",
+            f"timm cannot be imported: {first_line(error)}",
             'pip install "timmx-core[timm]"',
         ) from error
     except RuntimeError as error:
         raise MissingDependency(
-            f"torch and torchvision do not fit each other: {weights.first_line(error)}",
+            f"torch and torchvision do not fit each other: {first_line(error)}",
             "install both from the same place; see: timmx doctor",
         ) from error
     return timm
@@ -183,16 +183,14 @@ def _create_plain(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.M
     except TypeError as error:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unexpected is None:
-            raise RequestError(
-                f"{name} refused its arguments: {weights.first_line(error)}"
-            ) from error
+            raise RequestError(f"{name} refused its arguments: {first_line(error)}") from error
         key = unexpected[1]
         option = {"features_only": "--features", "out_indices": "--out-indices"}.get(key)
         raise RequestError(
             f"{name} does not support {option}" if option else f"{name} has no argument {key}"
         ) from error
     except (OSError, RuntimeError) as error:
-        text = weights.first_line(error, 400)
+        text = first_line(error, 400)
         if arguments.get("features_only") and "features" in text.lower():
             raise RequestError(f"{name} does not support --features: {text}") from error
         raise ModelError(f"{name} cannot be built: {text}", _hint_for(error)) from error
@@ -204,7 +202,7 @@ def _create_plain(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.M
         AttributeError,
         NotImplementedError,
     ) as error:
-        text = weights.first_line(error, 400)
+        text = first_line(error, 400)
         if arguments.get("features_only"):
             if isinstance(error, IndexError):
                 raise RequestError(
@@ -239,7 +237,7 @@ def _preprocessing(timm: Any, module: torch.nn.Module, shared: Mapping[str, Any]
         )
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise ModelError(
-            f"the model's configuration makes no sense: {weights.first_line(error)}"
+            f"the model's configuration makes no sense: {first_line(error)}"
         ) from error
     _check_preprocessing(result)
     return result
@@ -365,7 +363,7 @@ def _check_size(built: BuiltModel, shared: Mapping[str, Any]) -> None:
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         shown = "x".join(map(str, size))
         raise RequestError(
-            f"{built.name} cannot take {shown}: {weights.first_line(error)}",
+            f"{built.name} cannot take {shown}: {first_line(error)}",
             "leave --input-size out for the size that it was made for",
         ) from error
 

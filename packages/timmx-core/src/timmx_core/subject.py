@@ -15,7 +15,7 @@ from timmx_core import inputs, probes, weights
 from timmx_core import model as models
 from timmx_core.backend import Backend, ExportRequest, LoadedModel
 from timmx_core.capture import Capturer, example_batch
-from timmx_core.errors import ExportError, RequestError
+from timmx_core.errors import ExportError, RequestError, first_line
 from timmx_core.initialisation import make_informative
 from timmx_core.measure import Reference
 from timmx_core.verification import make_references
@@ -132,7 +132,7 @@ def _references(
                 f"PyTorch ran out of memory running {built.name} at {size}"
             ) from error
         raise RequestError(
-            f"{built.name} cannot run on {size}: {weights.first_line(error)}",
+            f"{built.name} cannot run on {size}: {first_line(error)}",
             "see its own size with: timmx info " + built.name,
         ) from error
 
@@ -152,7 +152,7 @@ def _device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise RequestError(
-            f"PyTorch cannot use the device {name!r} here: {weights.first_line(error)}",
+            f"PyTorch cannot use the device {name!r} here: {first_line(error)}",
             "see: timmx doctor",
         ) from error
     return device

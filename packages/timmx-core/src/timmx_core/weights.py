@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx_core.errors import ModelError
+from timmx_core.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -166,12 +166,6 @@ def digest(model: torch.nn.Module) -> str:
         if flat.numel():
             total.update(memoryview(flat.view(torch.uint8).numpy()))
     return total.hexdigest()
-
-
-def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of an error's text, bounded, for a message of one line."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:most]
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from timmx_core.backend import TensorSpec
-from timmx_core.errors import ExportError, TimmxError
+from timmx_core.errors import ExportError, TimmxError, first_line
 from timmx_core.origin import module_of, nodes_in
 from timmx_executorch import decompositions
 from timmx_executorch.delegates import Delegate
@@ -158,7 +158,7 @@ def _reasons() -> Iterator[dict[str, str]]:
 
 def explain(error: Exception, program: torch.export.ExportedProgram) -> ExportError:
     """A failure of ExecuTorch's in terms of the model."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    text = first_line(error, 300)
     missing = re.findall(r"aten::(\w+)", str(error)) if "out variant" in str(error) else []
     if missing:
         name = missing[0].removesuffix("_copy")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from timmx_core.errors import ExportError
+from timmx_core.errors import ExportError, first_line
 from timmx_core.origin import module_of, nodes_in
 
 if TYPE_CHECKING:
@@ -139,16 +139,15 @@ def explain(error: BaseException) -> ExportError:
         return error
     node = next(iter(reversed(list(nodes_in(error)))), None)
     if node is None:
-        said = PLACE.sub("", _first_line(error))
+        said = PLACE.sub("", _kind_and_line(error))
         return ExportError(f"litert-torch cannot convert the model: {said}")
     operator = str(node.meta.get("original_aten") or node.target)
     if "Lowering not found" in str(error):
         what = f"LiteRT has no counterpart of {operator}"
     else:
-        what = f"litert-torch cannot translate {operator} ({_first_line(error)})"
+        what = f"litert-torch cannot translate {operator} ({_kind_and_line(error)})"
     return ExportError(f"{what}, used in {module_of(node)}")
 
 
-def _first_line(error: BaseException) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return f"{type(error).__name__}: {text}"
+def _kind_and_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error, 300)}"

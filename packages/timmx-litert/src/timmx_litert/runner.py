@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmx_core.backend import Runner
-from timmx_core.errors import ArtifactError
+from timmx_core.errors import ArtifactError, first_line
 from timmx_core.threads import usable_threads
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ class LiteRTRunner(Runner):
             self.interpreter.allocate_tensors()
             self.signature = self.interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as error:
-            raise ArtifactError(f"LiteRT cannot load {path.name}: {_first_line(error)}") from error
+            raise ArtifactError(
+                f"LiteRT cannot load {path.name}: {first_line(error, 300)}"
+            ) from error
         details = self.signature.get_input_details()
         self.shapes = {name: port["shape_signature"].tolist() for name, port in details.items()}
         version = ".".join(metadata.version("ai-edge-litert").split(".")[:2])
@@ -41,7 +43,7 @@ class LiteRTRunner(Runner):
         try:
             return {name: array.copy() for name, array in self.signature(**inputs).items()}
         except (RuntimeError, ValueError) as error:
-            raise ArtifactError(f"LiteRT cannot run the file: {_first_line(error)}") from error
+            raise ArtifactError(f"LiteRT cannot run the file: {first_line(error, 300)}") from error
 
     def __exit__(self, *_: object) -> None:
         """Release the interpreter and its memory."""
@@ -55,7 +57,3 @@ class LiteRTRunner(Runner):
         )
         if not fits:
             raise ArtifactError(f"input {name} is {stated}, not {list(array.shape)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

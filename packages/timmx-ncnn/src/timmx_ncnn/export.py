@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
-from timmx_core.errors import ExportError
+from timmx_core.errors import ExportError, first_line
 from timmx_ncnn.param import BadParam, Network, read_network
 
 FLOAT_FLOOR_DB = 80.0
@@ -66,8 +66,8 @@ def trace(model: LoadedModel) -> bytes:
         try:
             script = jit.trace(model.module, model.example_inputs, check_trace=False)
         except Exception as error:  # whatever the model's own code raises
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExportError(f"torch cannot trace the model: {reason[:300]}") from error
+            reason = first_line(error, 300)
+            raise ExportError(f"torch cannot trace the model: {reason}") from error
         buffer = io.BytesIO()
         jit.save(script, buffer)
     return buffer.getvalue()

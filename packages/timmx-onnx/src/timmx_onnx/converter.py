@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from timmx_core.errors import ExportError
+from timmx_core.errors import ExportError, first_line
 from timmx_core.origin import module_of, nodes_in
 
 if TYPE_CHECKING:
@@ -134,14 +134,14 @@ def explain(error: BaseException) -> ExportError:
     node = next((n for e in reversed(chain) for n in nodes_in(e)), None)
     if node is None:
         kind = "" if isinstance(chain[-1], errors.OnnxExporterError) else type(chain[-1]).__name__
-        detail = ": ".join(part for part in (kind, _first_line(chain[-1])) if part)
+        detail = ": ".join(part for part in (kind, first_line(chain[-1], 300)) if part)
         return ExportError(f"torch.onnx cannot convert the model: {detail}")
     # Before its decomposition, where there was one: "aten.digamma", not "prims.digamma".
     operator = str(node.meta.get("original_aten") or node.target)
     if any(type(e).__name__ == "DispatchError" for e in chain):
         what = f"ONNX has no counterpart of {operator}"
     else:
-        what = f"torch.onnx cannot translate {operator} ({_first_line(chain[-1])})"
+        what = f"torch.onnx cannot translate {operator} ({first_line(chain[-1], 300)})"
     return ExportError(f"{what}, used in {module_of(node)}")
 
 
@@ -150,7 +150,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while current is not None:
         yield current
         current = current.__cause__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -33,6 +33,21 @@ def batch_dimension(batch: Batch) -> Dimension:
     return batch[0] if batch[0] == batch[2] else batch
 
 
+def least_batch(port: TensorSpec) -> int:
+    """The smallest batch that a port takes, which a static one has."""
+    n = port.shape[0]
+    return n if isinstance(n, int) else n[0]
+
+
+def bounded(batch: Batch, most: int) -> Batch:
+    """The same batch with an end to it, for what is planned for a largest one.
+
+    :param most: images, where the user asked for no end; not fewer than the best batch.
+    """
+    least, best, greatest = batch
+    return (least, best, max(most, best) if greatest is None else greatest)
+
+
 def input_spec(
     preprocessing: Preprocessing, batch: Batch, transforms: frozenset[Transform]
 ) -> TensorSpec:

@@ -17,6 +17,7 @@ from timmx_core.backend import (
     TensorSpec,
 )
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
+from timmx_core.inputs import least_batch
 from timmx_core.settling import MARGIN_DB, settle
 from timmx_core.worker import run_probes
 from timmx_coreml import compression, precision, storage
@@ -158,11 +159,10 @@ class _Export:
         self._finish_spec(model)
         storage.write(model, path)
         port = self._port()
-        batch = port.shape[0]
         inputs = {port.name: self.context.probes(port)}
         try:
             with ReferenceRunner(path) as runner:
-                outputs = run_probes(runner, inputs, batch if isinstance(batch, int) else batch[0])
+                outputs = run_probes(runner, inputs, least_batch(port))
         except CannotRunHere:
             return MARGIN_DB + 200.0  # nothing to be said; the verdict will say so
         finally:

@@ -234,7 +234,7 @@ def apply(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
     table = dict(TABLE)
-    if any("quantized_decomposed" in str(node.target) for node in program.graph.nodes):
+    if any(node.target in _QUANT_PRIMITIVES for node in program.graph.nodes):
         table[aten.mean.dim] = partial(mean, precise=False)  # it is whole in integers alone
     program = program.run_decompositions(table)
     _drop_aliases(program.graph)

@@ -11,7 +11,6 @@ import numpy as np
 
 from timmx_core.backend import (
     Artifact,
-    Batch,
     Comparison,
     Context,
     ExportRequest,
@@ -20,7 +19,7 @@ from timmx_core.backend import (
 )
 from timmx_core.capture import Capturer
 from timmx_core.errors import ExportError
-from timmx_core.inputs import in_batches
+from timmx_core.inputs import bounded, in_batches
 from timmx_executorch import quantization
 from timmx_executorch.delegates import DEFAULT, DELEGATES, Delegate, parse
 from timmx_executorch.lowering import Lowered, lower
@@ -48,7 +47,7 @@ class _Export:
         self.request = request
         self.context = context
         self.delegates = parse(request.options["delegate"])
-        self.batch = bounded(request.batch)
+        self.batch = bounded(request.batch, MOST_BATCH)
         self.notes: list[str] = []
         self.report: dict[str, Any] = {}
         if self.batch != request.batch:
@@ -177,9 +176,3 @@ class _Export:
 
     def _bounded(self, port: TensorSpec) -> TensorSpec:
         return replace(port, shape=(self.batch, *port.shape[1:]))
-
-
-def bounded(batch: Batch) -> Batch:
-    """The same batch with an end to it."""
-    least, opt, most = batch
-    return (least, opt, max(MOST_BATCH, opt) if most is None else most)

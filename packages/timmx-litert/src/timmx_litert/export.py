@@ -19,6 +19,7 @@ from timmx_core.backend import (
 )
 from timmx_core.capture import Capturer
 from timmx_core.errors import ExportError
+from timmx_core.inputs import least_batch
 from timmx_core.measure import distance_db
 from timmx_core.settling import MARGIN_DB
 from timmx_core.threads import usable_threads
@@ -277,8 +278,7 @@ class _Export:
         return [np.concatenate([_real(row[o.name], o) for row in rows]) for o in outputs]
 
     def _batch(self) -> int:
-        batch = self.loaded.inputs[0].shape[0]
-        return batch if isinstance(batch, int) else batch[0]
+        return least_batch(self.loaded.inputs[0])
 
     def _scratch(self, name: str) -> Path:
         folder = self.context.staging / name

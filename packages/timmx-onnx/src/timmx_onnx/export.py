@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError
-from timmx_core.inputs import in_batches
+from timmx_core.inputs import in_batches, least_batch
 from timmx_core.measure import distance_db
 from timmx_core.settling import MARGIN_DB
 from timmx_core.worker import run_probes
@@ -232,8 +232,7 @@ class _Export:
             yield {port.name: images}
 
     def _batch(self) -> int:
-        batch = self.loaded.inputs[0].shape[0]
-        return batch if isinstance(batch, int) else batch[0]
+        return least_batch(self.loaded.inputs[0])
 
     # ---- files
 

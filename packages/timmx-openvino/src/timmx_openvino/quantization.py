@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Context, LoadedModel
 from timmx_core.errors import ExportError
+from timmx_core.inputs import least_batch
 from timmx_openvino.runtime import import_openvino
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ def quantize(
     import nncf
     from nncf.quantization import advanced_parameters as nncf_advanced
 
-    batch = model.inputs[0].shape[0]
-    size = batch if isinstance(batch, int) else batch[0]
-    images = list(context.calibration(size))
+    images = list(context.calibration(least_batch(model.inputs[0])))
     attends = _attends(converted, model)
     quantized = nncf.quantize(
         converted,

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from timmx_core.backend import Artifact, Context, Dimension, ExportRequest, TensorSpec
+from timmx_core.backend import Artifact, Context, ExportRequest, TensorSpec
 from timmx_core.errors import ExportError
+from timmx_core.inputs import bounded
 from timmx_tensorrt.builder import Built, Shapes, build
 from timmx_tensorrt.source import Source, make_source
 
@@ -24,12 +25,12 @@ def export(backend: EngineBackend, request: ExportRequest, context: Context) -> 
     :raises ExportError: with the operator or the words of the library.
     """
     source = make_source(request, context)
-    inputs = tuple(bounded(port) for port in source.inputs)
+    inputs = tuple(with_end(port) for port in source.inputs)
     outputs = tuple(replace(o, shape=(inputs[0].shape[0], *o.shape[1:])) for o in source.outputs)
     notes = list(source.notes)
     batch = source.inputs[0].shape[0]
     if isinstance(batch, tuple) and batch[2] is None:
-        most = top_of(inputs[0].shape[0])
+        most = bounded(batch, MOST_BATCH)[2]
         notes.append(f"the engine takes up to {most} images; --batch-max N changes that")
     if request.options["onnx_only"]:
         return _onnx_only(backend, source, inputs, outputs, request, context, notes)
@@ -99,17 +100,12 @@ def check_network(
             raise ExportError(f"the network has {', '.join(got)}, where {', '.join(names)} belong")
 
 
-def bounded(port: TensorSpec) -> TensorSpec:
+def with_end(port: TensorSpec) -> TensorSpec:
     """The port with an end to its batch."""
     batch = port.shape[0]
-    if isinstance(batch, tuple) and batch[2] is None:
-        batch = (batch[0], batch[1], max(MOST_BATCH, batch[1]))
-    return replace(port, shape=(batch, *port.shape[1:]))
-
-
-def top_of(dimension: Dimension) -> Any:
-    """Its greatest size; None where it is open."""
-    return dimension if isinstance(dimension, int) else dimension[2]
+    if isinstance(batch, int):
+        return port
+    return replace(port, shape=(bounded(batch, MOST_BATCH), *port.shape[1:]))
 
 
 def profiles(inputs: tuple[TensorSpec, ...]) -> Iterator[tuple[str, Shapes]]:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, TensorSpec
 from timmx_core.errors import ArtifactError, ExportError
+from timmx_core.inputs import least_batch
 from timmx_core.worker import run_probes
 from timmx_onnx import fp16, half, quantization, storage
 from timmx_onnx.constants import array_of
@@ -145,10 +146,8 @@ class _Maker:
     def _insert(self, derived: Artifact, folder: Path) -> ir.Model:
         """Q/DQ around layers with weights, in int8 or float8."""
         method = self.request.options["calibration_method"]
-        batch = derived.inputs[0].shape[0]
-        size = batch if isinstance(batch, int) else batch[0]
         plain = ir.load(derived.primary)
-        images = self.context.calibration(size)
+        images = self.context.calibration(least_batch(derived.inputs[0]))
         ranges = quantization.calibrate(derived.primary, images, method, folder)
         graph = quantization.insert_qdq(
             derived.primary,
@@ -188,12 +187,10 @@ class _Maker:
         """How near a graph comes to PyTorch, over the images of the verification."""
         path = self._save(graph.clone(), "attempt").path
         port = derived.inputs[0]
-        batch = port.shape[0]
         probes: Mapping[str, np.ndarray] = {port.name: self.context.probes(port)}
         try:
             with OnnxRunner(path, (CPU,)) as runner:
-                size = batch if isinstance(batch, int) else batch[0]
-                return self.context.snr_db(run_probes(runner, probes, size))
+                return self.context.snr_db(run_probes(runner, probes, least_batch(port)))
         finally:
             for file in path.parent.iterdir():
                 file.unlink()

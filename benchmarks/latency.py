@@ -53,12 +53,18 @@ def write_weights(model: str, folder: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
+    from timmx_core import probes
     from timmx_core.initialisation import make_informative
 
     torch.manual_seed(0)
     network: Any = timm.create_model(model).eval()
-    size = network.pretrained_cfg.get("test_input_size") or network.pretrained_cfg["input_size"]
-    make_informative(network, torch.rand(4, *size), 0)
+    config = network.pretrained_cfg
+    chans, height, width = config.get("test_input_size") or config["input_size"]
+    images = probes.make(probes.Recipe(height, width, chans))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    # Statistics of anything else than what the model sees would make float32 itself imprecise.
+    make_informative(network, (pixels - mean) / std, 0)
     path = folder / "weights.safetensors"
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
     return path

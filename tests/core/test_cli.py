@@ -568,3 +568,25 @@ def test_figures_of_something_else_are_not_taken_for_the_files_own() -> None:
     own = replace(row, comparison="file")
     _, figures = verdict_lines(replace(verdict, status="verified", measurements=(own, row)))
     assert figures.strip().startswith("SNR 90")
+
+
+LEAVES = """
+import atexit, os, sys, threading, time
+class Library:
+    def __del__(self, abort=os.abort):
+        abort()  # as some native ones do while they are torn down
+library = Library()
+atexit.register(lambda: print("tidied"))
+threading.Thread(target=lambda: (time.sleep(0.5), print("waited"))).start()
+sys.argv = ["timmx", "--version"]
+from timmx_core.cli import main
+main()
+"""
+
+
+def test_what_crashes_in_the_teardown_of_python_spoils_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["waited", "tidied"]

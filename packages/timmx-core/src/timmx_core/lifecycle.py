@@ -14,6 +14,7 @@ from timmx_core import model_checks, options, publishing
 from timmx_core.backend import Artifact, Backend, ExportRequest, LoadedModel
 from timmx_core.context import ExportContext, check_artifact
 from timmx_core.errors import ExportError, TimmxError, VerificationError, first_line
+from timmx_core.garbage import seldom_collected
 from timmx_core.interrupts import held_back
 from timmx_core.labels import IMAGENET, check_count, read_labels
 from timmx_core.progress import Reporter, Stopwatch
@@ -42,7 +43,11 @@ def run_export(
     request = resolve_source(request, manager)
     check_model(request)
     target = target_of(backend, request)
-    with Staging(target.parent) as staging, _early_worker(backend, request) as worker:
+    with (
+        Staging(target.parent) as staging,
+        _early_worker(backend, request) as worker,
+        seldom_collected(),
+    ):
         export = _Export(backend, request, manager, Stopwatch(reporter), staging, target)
         try:
             result = export.run(worker)

@@ -205,7 +205,8 @@ class PluginManager:
             described.refuse()
         near = difflib.get_close_matches(format, self.formats, n=3)
         if near:
-            raise PluginError(f"no format {format!r}", f"did you mean {' or '.join(near)}?")
+            meant = f"did you mean {' or '.join(near)}? {missing_format_hint(format)}"
+            raise PluginError(f"no format {format!r}", meant)
         raise PluginError(
             f"no installed plugin brings a format {format!r}", missing_format_hint(format)
         )

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from timmx_core.backend import Backend, Runner
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, TimmxError
+from timmx_core.garbage import seldom_collected
 from timmx_core.interrupts import die_with_parent
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def main() -> None:
     """The worker's own life: warm up, wait for the job, run it, leave the result."""
     die_with_parent(signal.SIGKILL)
     backend = _find(json.loads(sys.stdin.buffer.readline()))
-    with contextlib.suppress(TimmxError, ImportError):
+    with seldom_collected(), contextlib.suppress(TimmxError, ImportError):
         backend.preload()  # whatever is missing is told when the file is opened
     line = sys.stdin.buffer.readline()
     if not line:

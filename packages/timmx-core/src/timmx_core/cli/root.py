@@ -122,7 +122,8 @@ class Root(click.Group):
         message = f"no format or command {word!r}"
         near = difflib.get_close_matches(word.lower(), [*backends, *COMMANDS], n=3)
         if near:
-            return PluginError(message, f"did you mean {' or '.join(near)}?")
+            meant = f"did you mean {' or '.join(near)}? {missing_format_hint(word)}"
+            return PluginError(message, meant)
         if _is_model(word):
             return PluginError(message, f"the format comes first: timmx {_first(backends)} {word}")
         return PluginError(message, missing_format_hint(word))

@@ -99,6 +99,7 @@ def files_of(
         options = {"checkpoint": str(weights), "optimize": False}
         output = str(files["unoptimised"])
         timmx_core.export(chosen.format, model, output=output, verify=False, **options)
+        files |= without_each(model, weights, folder)
     if chosen.passes and chosen.format == "onnx":
         files["unfolded"] = folder / "unfolded.onnx"
         with mock.patch("timmx_onnx.optimization.fold_scales", return_value=0):
@@ -111,6 +112,24 @@ def files_of(
             )
         files |= optimised(files[BASE], folder)
     return files
+
+
+def without_each(model: str, weights: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """LiteRT's file without one of the passes, for each that finds something."""
+    import timmx_core
+    from timmx_litert import passes
+
+    plain = timmx_core.inspect(folder / "fp32.tflite").manifest["report"]["optimised"]
+    for chosen in passes.PASSES:
+        if chosen.__name__ not in plain:
+            continue
+        path = folder / f"without-{chosen.__name__}.tflite"
+        others = tuple(each for each in passes.PASSES if each is not chosen)
+        with mock.patch.object(passes, "PASSES", others):
+            timmx_core.export(
+                "litert", model, output=str(path), verify=False, checkpoint=str(weights)
+            )
+        yield f"without {chosen.__name__}", path
 
 
 def peers(

@@ -373,6 +373,32 @@ def latency(labels: tuple[str, ...], format: str = "onnx") -> str:
     return table(["model", "fp32", *heads], rows, 1)
 
 
+def each_pass(format: str) -> str:
+    """How much slower a file is without one of the passes."""
+    found = results(f"latency-{format}").get("rows", {})
+    names = sorted({n for row in found.values() for n in row if n.startswith("without ")})
+    rows = [
+        [model, *(f"{row[name]['ratio']:.3f}" if name in row else "" for name in names)]
+        for model, row in found.items()
+    ]
+    return table(["model", *(f"`{name.removeprefix('without ')}`" for name in names)], rows, 1)
+
+
+def stages(format: str) -> str:
+    """Seconds of each part of an export, and how often it runs."""
+    found = results(f"stages-{format}").get("rows", {})
+    names = list(dict.fromkeys(name for row in found.values() for name in row))
+    rows = [[name, *(_stage(row.get(name)) for row in found.values())] for name in names]
+    return table(["part", *found], rows, 1)
+
+
+def _stage(part: Mapping[str, Any] | None) -> str:
+    if part is None:
+        return ""
+    often = f" ({part['times']})" if part["times"] > 1 else ""
+    return f"{part['seconds']:.1f}{often}"
+
+
 MOST_KERNELS = 6
 
 
@@ -459,6 +485,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "kernels-onnx": kernels,
     "latency-onnx": lambda: latency(("fp16", "int8", "dynamic-int8", "peer")),
     "latency-passes": lambda: latency(PASSES),
+    "latency-litert-passes": lambda: each_pass("litert"),
     "latency-executorch": lambda: latency(
         ("unoptimised", "dynamic-int8", "int8", "peer", "peer-int8"), "executorch"
     ),
@@ -473,6 +500,7 @@ BY_FORMAT: Mapping[str, Callable[[str], str]] = {
     "photographs": photographs,
     "precisions": precisions,
     "reference": reference,
+    "stages": stages,
     "unverified": unverified,
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import faulty_cases
 import pytest
+from fake_dists import fake_dist
 
 CASES = [name for name in vars(faulty_cases) if name.startswith("Test")]
 REASONS = {
@@ -21,6 +22,7 @@ REASONS = {
     "TestHeavyImport": "numpy",
     "TestNotEmbedding": "cannot be read back",
     "TestCollidingOption": "'verify' is one of core's own",
+    "TestOldContract": "it speaks version 0 of the plugin contract, and timmx-core version 1",
     "TestOddReport": "report",
     "TestPrintsInRead": "it prints to stdout, where results go: 'pocket says hello'",
     "TestCrashesAtExit": "its process ended with exit code -6",
@@ -39,12 +41,17 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str,
     report = folder / "report.xml"
     (folder / "tmp").mkdir()
     path = Path(faulty_cases.__file__)
+    fake_dist(folder / "site", "timmx-old", "1.0", "", {"old": "old_format"})
     arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:logging", f"--junitxml={report}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, f"--basetemp={folder / 'base'}", str(path)],
         # One thread: on a busy machine torch's threads wait for each other on such small models.
         env=os.environ
-        | {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(path.parent), "OMP_NUM_THREADS": "1"},
+        | {
+            "TMPDIR": str(folder / "tmp"),
+            "PYTHONPATH": f"{path.parent}{os.pathsep}{folder / 'site'}",
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
     )

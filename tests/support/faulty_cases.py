@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import faulty_formats as faulty
 from heavy_format import HeavyImport
+from old_format import OldContract
 
 from timmx_core.testing import BackendContract
 from timmx_core.testing.files import FOREIGN
@@ -59,6 +60,11 @@ class TestNotRefusing(Faulty):
     backend = faulty.NotRefusing
     unsupported = ({"level": 99},)
     expected = ("test_an_unsupported_request_says_why[level=99]",)
+
+
+class TestOldContract(Faulty):
+    backend = OldContract
+    expected = ("test_its_plugin_loads",)
 
 
 class TestOddReport(Faulty):

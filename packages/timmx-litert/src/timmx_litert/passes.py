@@ -26,16 +26,7 @@ def tidy(graph: Graph) -> dict[str, int]:
 
     :return: how often each of them found something.
     """
-    passes: tuple[Callable[[Graph], int], ...] = (
-        pad_with_zero,
-        keep_mean_dimensions,
-        unfold_products,
-        drop_key_transposes,
-        drop_moves,
-        join_reshapes,
-        drop_reshapes,
-    )
-    found = {name.__name__: name(graph) for name in passes}
+    found = {name.__name__: name(graph) for name in PASSES}
     return {name: count for name, count in found.items() if count}
 
 
@@ -284,3 +275,14 @@ def drop_reshapes(graph: Graph) -> int:
         graph.redirect(result, source)
         count += 1
     return count
+
+
+PASSES: tuple[Callable[[Graph], int], ...] = (
+    pad_with_zero,
+    keep_mean_dimensions,
+    unfold_products,
+    drop_key_transposes,
+    drop_moves,
+    join_reshapes,
+    drop_reshapes,
+)

@@ -16,7 +16,7 @@ from timmx_core.backend_checks import check_backend
 from timmx_core.errors import CannotRunHere, MissingDependency, RequestError
 from timmx_core.isolation.description import DescribedBackend, describe_format
 from timmx_core.lifecycle import requirement_names
-from timmx_core.plugins import use_manager
+from timmx_core.plugins import PluginManager, use_manager
 from timmx_core.shared_options import SHARED_OPTIONS
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab
@@ -76,6 +76,22 @@ class DescriptionTests(Case):
         """Name, help, suffixes, precisions, options, refusals and requirements make sense."""
         backend = check_backend(self.backend())
         requirement_names(backend)
+
+    def test_its_plugin_loads(self, lab: Lab) -> None:
+        """The distribution that brings it is found and loaded, as `timmx plugins list` shows it.
+
+        It speaks the contract of this core, its hooks exist, and nothing else has its formats.
+        """
+        package = lab.kind.__module__.partition(".")[0]
+        rows = [
+            row
+            for row in PluginManager.discover().local_rows
+            if row.module.partition(":")[0].partition(".")[0] == package
+        ]
+        if not rows:
+            pytest.skip(f"no installed distribution has an entry point into {package}")
+        for row in rows:
+            assert row.status == "ok", f"{row.label}: {row.status}: {row.error} ({row.remedy})"
 
     def test_a_host_knows_it_by_its_description(self) -> None:
         """What it says of itself is plain data: as JSON it reaches a host and is still the same."""

@@ -196,7 +196,8 @@ def session_options(threads: int = 1) -> Any:
 
 
 def compare(files: dict[str, Path], seconds: float, format: str) -> dict[str, dict[str, Any]]:
-    """All files with one thread and with two."""
+    """All files that can be run, with one thread and with two."""
+    files = {label: path for label, path in files.items() if runs(path, OPENERS[format], label)}
     one = in_turns(files, seconds, OPENERS[format], 1, time.process_time)
     two = in_turns(files, seconds / 2, OPENERS[format], 2, time.perf_counter)
     return {
@@ -209,6 +210,18 @@ def compare(files: dict[str, Path], seconds: float, format: str) -> dict[str, di
         }
         for label, values in one.items()
     }
+
+
+def runs(path: Path, opener: Opener, label: str) -> bool:
+    """Whether the runtime takes a file; another exporter's may be one that it does not."""
+    try:
+        opener(path, 1)()
+    except (RuntimeError, ValueError) as error:
+        if not label.startswith("peer"):
+            raise
+        print(f"{label} cannot be run: {error}")
+        return False
+    return True
 
 
 def ratio(values: np.ndarray, base: np.ndarray) -> float:
@@ -274,17 +287,17 @@ def in_turns(
     clock: Callable[[], float],
 ) -> dict[str, np.ndarray]:
     """Seconds of each file in each round, until the time is spent; at least ten rounds."""
-    runs = {label: opener(path, threads) for label, path in files.items()}
+    opened = {label: opener(path, threads) for label, path in files.items()}
     spent: dict[str, list[float]] = {label: [] for label in files}
     # In another order each round: what ran before decides what lies in the caches.
     order = random.Random(0)
-    labels = list(runs)
+    labels = list(opened)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(spent[BASE]) < 11:
         order.shuffle(labels)
         for label in labels:
             start = clock()
-            runs[label]()
+            opened[label]()
             spent[label].append(clock() - start)
     return {label: np.array(values[1:]) for label, values in spent.items()}
 

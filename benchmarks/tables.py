@@ -380,8 +380,25 @@ def each_pass(format: str) -> str:
     rows = [
         [model, *(f"{row[name]['ratio']:.3f}" if name in row else "" for name in names)]
         for model, row in found.items()
+        if any(name in row for name in names)
     ]
     return table(["model", *(f"`{name.removeprefix('without ')}`" for name in names)], rows, 1)
+
+
+def operators(format: str) -> str:
+    """Operators of a file before and after the passes, where these change any."""
+    found = results(f"operators-{format}").get("rows", {})
+    rows = []
+    for model, row in found.items():
+        before, after = row["before"]["operators"], row["after"]["operators"]
+        changed = [
+            f"{before.get(kind, 0)} to {after.get(kind, 0)} {kind}"
+            for kind in sorted({*before, *after})
+            if before.get(kind) != after.get(kind)
+        ]
+        nodes = [str(row[when]["nodes"]) for when in ("before", "after")]
+        rows.append([model, *nodes, ", ".join(changed) or "as before"])
+    return table(["model", "before", "after", "of it"], rows, 3)
 
 
 def stages(format: str) -> str:
@@ -501,6 +518,7 @@ BY_FORMAT: Mapping[str, Callable[[str], str]] = {
     "precisions": precisions,
     "reference": reference,
     "stages": stages,
+    "operators": operators,
     "unverified": unverified,
 }
 

@@ -49,6 +49,24 @@ def test_uint8_input_implies_normalize() -> None:
     assert request(uint8_input=True).shared["normalize"] is True
 
 
+class Implying(PocketBackend):
+    implies = {"level": {"precision": "fp16", "softmax": True}}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"precision": "fp32"}, "--level means --precision fp16, and not --precision fp32"),
+        ({"softmax": False}, "--level means --softmax, and not --no-softmax"),
+    ],
+)
+def test_what_an_option_implies_is_not_overruled(given: dict[str, Any], said: str) -> None:
+    backend = Implying()
+    assert make_request(backend, "resnet18", {"level": 2}).precision.name == "fp16"
+    with pytest.raises(RequestError, match=said):
+        make_request(backend, "resnet18", {"level": 2} | given)
+
+
 def test_out_indices_imply_features() -> None:
     made = request(out_indices="1,3")
     assert made.shared["features"] is True

@@ -77,6 +77,21 @@ class TestUndeclaredOption(Faulty):
     expected = ("test_the_plain_export_works",)
 
 
+class TestUndeclaredGet(Faulty):
+    backend = faulty.UndeclaredGet
+    expected = ("test_the_plain_export_works",)
+
+
+class TestOldSignature(Faulty):
+    backend = faulty.OldSignature
+    expected = ("test_its_methods_take_what_they_are_given",)
+
+
+class TestLeftWhileConverting(Faulty):
+    backend = faulty.LeftWhileConverting
+    expected = (f"{NOTHING_LEFT}[while converting]",)
+
+
 class TestPartialFile(Faulty):
     backend = faulty.PartialFile
     expected = ("test_the_plain_export_works",)
@@ -94,12 +109,16 @@ class TestClashingName(Faulty):
 
 class TestWritesElsewhere(Faulty):
     backend = faulty.WritesElsewhere
-    expected = ("test_it_writes_in_its_staging_folder_only",)
+    expected = (
+        "test_it_writes_in_its_staging_folder_only",
+        f"{NOTHING_LEFT}[while converting]",
+    )
 
 
 class TestWritesBesideTarget(Faulty):
     backend = faulty.WritesBesideTarget
     expected = (
+        f"{NOTHING_LEFT}[while converting]",
         f"{NOTHING_LEFT}[after converting]",
         f"{NOTHING_LEFT}[while embedding]",
         "test_it_writes_in_its_staging_folder_only",

@@ -112,6 +112,34 @@ class UndeclaredOption(PocketBackend):
         return super().export(model, request, context)
 
 
+class UndeclaredGet(PocketBackend):
+    """Has a default for an option that nobody can give."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        assert request.options.get("effort", 1)
+        return super().export(model, request, context)
+
+
+class OldSignature(NotExporting):
+    """Opens files as if run options had not been invented."""
+
+    def open(self, path: Path) -> Runner:  # type: ignore[override]
+        return PocketRunner(path)
+
+
+class LeftWhileConverting(NotRunning):
+    """Begins in the working folder, and cleans up only where all goes well."""
+
+    def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        part = Path("pocket.part")
+        part.touch()
+        with context.stage("begin"):
+            (context.staging / "begun").touch()
+        (context.staging / "begun").unlink()
+        part.unlink()
+        return super().export(model, request, context)
+
+
 class PartialFile(PocketBackend):
     """Names a companion that it did not write."""
 

@@ -118,6 +118,11 @@ def check_artifact(artifact: Artifact, backend: Backend, staging: Path) -> None:
     for path in (artifact.primary, *artifact.companions):
         if not path.exists() or not path.resolve().is_relative_to(staging.resolve()):
             raise ExportError(f"the plugin did not leave {path.name} in its staging folder")
+    if artifact.primary.suffix not in backend.suffixes:
+        raise ExportError(
+            f"the plugin left {artifact.primary.name}, and its format is written to "
+            f"{' or '.join(backend.suffixes)}: use context.primary"
+        )
     if artifact.primary.is_dir() and artifact.primary.suffix not in backend.folder_suffixes:
         raise ExportError(
             f"the plugin wrote a folder, and {artifact.primary.suffix} is not in folder_suffixes"

@@ -71,7 +71,13 @@ def make_request(
         values[name] = coerce(known[name], value)
     for name, implied in backend.implies.items():
         if values[name]:
-            values.update(implied)
+            for other, value in implied.items():
+                if other in given and values[other] != value:
+                    raise RequestError(
+                        f"{flag(name)} means {_given(other, value)}, and not "
+                        f"{_given(other, values[other])}"
+                    )
+                values[other] = value
     _imply(values)
     batch = _batch(values)
     _check_combinations(values)
@@ -86,6 +92,13 @@ def make_request(
         options={name: value for name, value in values.items() if name in own},
         batch=batch,
     )
+
+
+def _given(name: str, value: object) -> str:
+    """As it is typed: `--softmax`, `--no-softmax`, `--precision int8`."""
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {value}"
 
 
 def run_options(backend: Backend, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from timmx_core import options as option_data
-from timmx_core.backend import Option
-from timmx_core.backend_checks import check_backend
+from timmx_core.backend import Backend, Option
+from timmx_core.backend_checks import InvalidBackendError, check_backend
 from timmx_core.errors import CannotRunHere, MissingDependency, RequestError
 from timmx_core.isolation.description import DescribedBackend, describe_format
 from timmx_core.lifecycle import requirement_names
@@ -20,6 +20,7 @@ from timmx_core.plugins import PluginManager, use_manager
 from timmx_core.shared_options import SHARED_OPTIONS
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab
+from timmx_core.testing.plugins import manager_of
 
 HEAVY = frozenset({"click", "numpy", "rich", "safetensors", "timm", "torch", "torchvision"})
 
@@ -31,11 +32,9 @@ for part in sys.argv[3].split("."):
     found = getattr(found, part)
 backend = found()
 """
-REPORT = """
-print()
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
-"""
+REPORT = 'report(sorted({name.partition(".")[0] for name in sys.modules}))\n'
 DESCRIBE = FIND + "backend.name, backend.precisions, backend.options, backend.absorbs\n" + REPORT
+LOAD = "import importlib\nimportlib.import_module(sys.argv[4])\n" + REPORT
 ASK = (
     FIND
     + """
@@ -72,10 +71,23 @@ class DescriptionTests(Case):
         ]
         lab.process(FIND, lab.kind.__module__, lab.kind.__qualname__)
 
+    def test_its_methods_take_what_they_are_given(self) -> None:
+        """Each method has the parameters that the contract's has, in their order."""
+        for name, own in inspect.getmembers(Backend, inspect.isfunction):
+            wanted = [p for p in inspect.signature(own).parameters if p != "self"]
+            given = inspect.signature(getattr(self.backend, name))
+            try:
+                given.bind(None, *wanted)
+            except TypeError as error:
+                raise AssertionError(
+                    f"{name}({', '.join(wanted)}) of the contract cannot be called: {error}"
+                ) from None
+
     def test_its_description_is_valid(self) -> None:
         """Name, help, suffixes, precisions, options, refusals and requirements make sense."""
         backend = check_backend(self.backend())
         requirement_names(backend)
+        manager_of(backend, *(other() for other in self.others))
 
     def test_its_plugin_loads(self, lab: Lab) -> None:
         """The distribution that brings it is found and loaded, as `timmx plugins list` shows it.
@@ -92,10 +104,12 @@ class DescriptionTests(Case):
             pytest.skip(f"no installed distribution has an entry point into {package}")
         for row in rows:
             assert row.status == "ok", f"{row.label}: {row.status}: {row.error} ({row.remedy})"
+            loaded = heavy(lab, LOAD, row.module.partition(":")[0])
+            assert not loaded, f"{row.module} imports them: import these where they are needed"
 
     def test_a_host_knows_it_by_its_description(self) -> None:
         """What it says of itself is plain data: as JSON it reaches a host and is still the same."""
-        backend = self.backend()
+        backend = made(self.backend)
         described = DescribedBackend(json.loads(json.dumps(describe_format(backend))))
         same = ("name", "help", "suffixes", "precisions", "absorbs", "refuses", "requires")
         assert [n for n in same if getattr(described, n) != getattr(backend, n)] == []
@@ -123,12 +137,12 @@ class DescriptionTests(Case):
 
     def test_its_options_take_their_defaults(self) -> None:
         """A request without options is valid."""
-        request = option_data.make_request(self.backend(), "resnet18", self.options)
+        request = option_data.make_request(made(self.backend), "resnet18", self.options)
         assert request.precision == self.backend.precisions[0] or "precision" in self.options
 
     def test_what_it_refuses_is_refused_with_the_reason(self) -> None:
         """Each shared option in `refuses`, with the words given there."""
-        backend = self.backend()
+        backend = made(self.backend)
         known = {option.name: option for option in SHARED_OPTIONS}
         for name, reason in backend.refuses.items():
             with pytest.raises(RequestError) as caught:
@@ -138,8 +152,9 @@ class DescriptionTests(Case):
 
     def test_no_other_precision_is_taken(self) -> None:
         """A word that is not among `precisions` is refused."""
+        backend = made(self.backend)
         with pytest.raises(RequestError):
-            option_data.make_request(self.backend(), "resnet18", {"precision": "fp7"})
+            option_data.make_request(backend, "resnet18", {"precision": "fp7"})
 
     def test_an_unsupported_request_says_why(
         self, lab: Lab, unsupported_request: Mapping[str, Any]
@@ -165,6 +180,14 @@ class DescriptionTests(Case):
             assert error.message
 
 
+def made(kind: type[Backend]) -> Backend:
+    """An instance; the test is skipped where none can be made, since one of its own says so."""
+    try:
+        return check_backend(kind())
+    except (InvalidBackendError, TypeError) as error:
+        pytest.skip(f"its description fails already: {error}")
+
+
 def at_import(lab: Lab) -> set[str]:
     """What is heavy among the imports of the format's own module."""
     return lab.kept("imports", lambda: heavy(lab, DESCRIBE))
@@ -172,11 +195,10 @@ def at_import(lab: Lab) -> set[str]:
 
 def heavy(lab: Lab, program: str, *arguments: str) -> set[str]:
     """What a fresh process has imported of what is heavy."""
-    printed = lab.process(program, lab.kind.__module__, lab.kind.__qualname__, *arguments)
-    *further, last = printed.strip().splitlines()
-    assert not further, f"it prints to stdout, where results go: {further[0][:100]!r}"
-    loaded = set(json.loads(last))
-    return loaded & (HEAVY | converter_modules(requirement_names(lab.backend)))
+    arguments = (lab.kind.__module__, lab.kind.__qualname__, *arguments)
+    printed, loaded = lab.process(program, *arguments)
+    assert not printed, f"it prints to stdout, where results go: {printed.strip()[:100]!r}"
+    return set(loaded) & (HEAVY | converter_modules(requirement_names(lab.backend)))
 
 
 def converter_modules(distributions: set[str]) -> set[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -10,6 +13,7 @@ from timmx_core.backend import Artifact, Backend, Context, ExportRequest, Loaded
 from timmx_core.errors import ExportError, OutputError, TimmxError
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab
+from timmx_core.testing.watching import Watch
 
 
 def _fails_after_converting(lab: Lab) -> Backend:
@@ -35,7 +39,41 @@ def _fills_the_disk(lab: Lab) -> Backend:
     return lab.tampered(embed=embed)
 
 
+class _Failing:
+    """A context whose first stage in which something was written ends in a failure."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        with self._context.stage(name):
+            yield
+            self._fail()
+
+    def derive(self, *arguments: Any, **options: Any) -> Artifact:
+        artifact = self._context.derive(*arguments, **options)
+        self._fail()
+        return artifact
+
+    def _fail(self) -> None:
+        if any(self._context.staging.iterdir()):
+            raise RuntimeError("injected")
+
+
+def _fails_while_converting(lab: Lab) -> Backend:
+    def export(model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+        lab.backend.export(model, request, cast("Context", _Failing(context)))
+        pytest.skip("no stage of its export ends with something written")
+
+    return lab.tampered(export=export)
+
+
 FAULTS: dict[str, tuple[Callable[[Lab], Backend], type[TimmxError]]] = {
+    "while converting": (_fails_while_converting, ExportError),
     "after converting": (_fails_after_converting, ExportError),
     "while embedding": (_fails_before_embedding, ExportError),
     "on a full disk": (_fills_the_disk, OutputError),
@@ -46,16 +84,21 @@ class FailureTests(Case):
     """Exports into which a failure is injected."""
 
     @pytest.mark.parametrize("moment", FAULTS)
-    def test_nothing_is_left_after_a_failure(self, lab: Lab, moment: str) -> None:
+    def test_nothing_is_left_after_a_failure(
+        self, lab: Lab, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """No file, no companion, no staging folder; and the error is one of timmx's own."""
         from timmx_core.testing.models import tiny_cnn
 
         lab.require_plain()
         make, error = FAULTS[moment]
         folder = lab.fresh("failure")
+        watch = Watch(tmp_path, monkeypatch, self.libraries_write)
         with pytest.raises(error):
             lab.export(tiny_cnn(), backend=make(lab), folder=folder, verify=False)
         assert [path.name for path in folder.iterdir()] == []
+        left = watch.changes() if moment == "while converting" else []
+        assert not left, f"it leaves {left[0]} behind"
 
     def test_an_old_file_survives_a_failure(self, lab: Lab) -> None:
         """--overwrite: what was there stays there until something better is complete."""

@@ -36,15 +36,10 @@ def find(module, name):
 kinds = [find(*pair) for pair in json.loads(sys.argv[2])]
 folder = Path(sys.argv[3])
 lab = Lab(kinds[0], kinds[1:], json.loads(sys.argv[4]), folder, float(sys.argv[5]))
-result = lab.plain()
-print()
-print(json.dumps(dict(result.record["members"])))
+report(dict(lab.plain().record["members"]))
 """
 # Of the outputs, which are arrays of numpy.
-SHAPES = (
-    "print(json.dumps([list(o.shape) if isinstance(o, np.ndarray) else str(type(o)) "
-    "for o in outputs]))"
-)
+SHAPES = "report([list(o.shape) if isinstance(o, np.ndarray) else str(type(o)) for o in outputs])"
 FOREIGN = {
     "empty": b"",
     "text": b"not a model at all\n",
@@ -125,12 +120,12 @@ class FileTests(Case):
     def test_the_same_request_gives_the_same_bytes(self, lab: Lab) -> None:
         """Exported again by another process, with other hash seeds, every member is the same."""
         result = lab.require_plain()
-        if not self.deterministic:
-            pytest.skip("declared not to be deterministic")
         kinds = [
             (kind.__module__, kind.__qualname__) for kind in (lab.kind, *map(type, lab.others))
         ]
-        again = self._again(lab, kinds, "again")
+        again = self._again(lab, kinds, "again")  # which must end well in any case
+        if not self.deterministic:
+            pytest.skip("declared not to be deterministic")
         if again != dict(result.record["members"]):
             # What a process has exported before may show (counters of names): two fresh ones.
             assert self._again(lab, kinds, "and-again") == again, (
@@ -139,14 +134,14 @@ class FileTests(Case):
 
     def _again(self, lab: Lab, kinds: list[tuple[str, str]], name: str) -> Any:
         """Digests of the files that another process makes."""
-        printed = lab.process(
+        _, digests = lab.process(
             AGAIN,
             json.dumps(kinds),
             str(lab.fresh(name)),
             json.dumps(lab.given),
             str(lab.timeout),
         )
-        return json.loads(printed.strip().splitlines()[-1])
+        return digests
 
     def test_it_writes_in_its_staging_folder_only(
         self, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,11 +152,12 @@ class FileTests(Case):
         lab.require_plain()
         watch = Watch(tmp_path, monkeypatch, self.libraries_write)
         target = lab.fresh("target")
+        beside: list[str] = []
 
         def export(model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
             artifact = lab.backend.export(model, request, context)
             assert context.staging.parent == target
-            assert [p for p in target.iterdir() if p != context.staging] == []
+            beside.extend(p.name for p in target.iterdir() if p != context.staging)
             return artifact
 
         result = lab.export(
@@ -170,8 +166,10 @@ class FileTests(Case):
             backend=lab.tampered(export=export),
             verify=lab.runs_here and not basic_fails(lab),
         )
+        assert not beside, f"it wrote {beside[0]} beside its staging folder"
         assert sorted(p.name for p in target.iterdir()) == members(result)
-        assert watch.changes() == []
+        changes = watch.changes()
+        assert not changes, f"it wrote outside its staging folder: {', '.join(changes)}"
 
     def test_it_verifies_later_from_the_file_alone(self, lab: Lab) -> None:
         """`timmx verify FILE` on a published file comes to the verdict of the export."""
@@ -180,8 +178,11 @@ class FileTests(Case):
         lab.require_basic()
         result = lab.basic()
         assert result.path is not None
+        before = sorted(path.name for path in result.path.parent.iterdir())
         verdict = api.verify(result.path, manager=lab.manager, timeout=lab.timeout)
         assert verdict.status == result.verdict.status, verdict.reason
+        after = sorted(path.name for path in result.path.parent.iterdir())
+        assert after == before, "reading or running a file leaves nothing beside it"
 
     def test_a_file_exchanged_later_fails(self, lab: Lab) -> None:
         """Another model's file under this manifest is found out by `timmx verify` as well."""
@@ -204,24 +205,27 @@ class FileTests(Case):
         verdict = api.verify(wrong.primary, manager=lab.manager, timeout=lab.timeout)
         assert verdict.status == "failed"
 
-    def test_its_snippet_runs(self, lab: Lab) -> None:
+    def test_its_snippet_runs(self, lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
         """The lines that `timmx inspect --snippet python` prints give what the file gives."""
         result = lab.require_plain()
         lab.require_runtime()
+        capfd.readouterr()
         body = lab.backend.snippet(result.manifest)
+        printed = capfd.readouterr().out
+        assert not printed, f"it prints to stdout, where results go: {printed[:100]!r}"
         if body is None:
             pytest.skip("the format does not run from Python")
         port = ports(result, "inputs")[0]
         shape = [d if isinstance(d, int) else d[0] for d in port.shape]
-        printed = lab.process(
+        _, shapes = lab.process(
             f"import numpy as np\npath = {str(result.path)!r}\n"
             f"x = np.zeros({shape!r}, np.{port.dtype})\n"
-            f"{body}\nprint()\n{SHAPES}",
+            f"{body}\n{SHAPES}",
         )
         declared = [
             [d if isinstance(d, int) else d[0] for d in o.shape] for o in ports(result, "outputs")
         ]
-        assert json.loads(printed.strip().splitlines()[-1]) == declared
+        assert shapes == declared
 
 
 def basic_fails(lab: Lab) -> bool:

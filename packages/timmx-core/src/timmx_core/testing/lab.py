@@ -116,10 +116,15 @@ class Lab:
         return cast("T", value)
 
     def plain(self) -> ExportResult:
-        """The tiny CNN without any option, unverified."""
+        """The tiny CNN without any option, unverified; no undeclared option may be asked for."""
         from timmx_core.testing.models import tiny_cnn
 
-        return self.kept("plain", lambda: self.export(tiny_cnn(), verify=False))
+        def export(model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
+            declared = replace(request, options=DeclaredOptions(request.options))
+            return self.backend.export(model, declared, context)
+
+        backend = self.tampered(export=export)
+        return self.kept("plain", lambda: self.export(tiny_cnn(), backend=backend, verify=False))
 
     def basic(self) -> ExportResult:
         """The tiny CNN without any option, verified."""
@@ -195,13 +200,17 @@ class Lab:
 
         return self.tampered(export=export)
 
-    def process(self, program: str, *arguments: str) -> str:
-        """Run Python in a fresh process with this one's import path; what it printed.
+    def process(self, program: str, *arguments: str) -> tuple[str, Any]:
+        """Run Python in a fresh process with this one's import path.
 
-        :raises AssertionError: it failed.
+        :param program: what it gives to `report`, if it does, comes back.
+        :return: what it printed, and what it reported. These go apart: libraries print at exit.
+        :raises AssertionError: it failed, or a library ended it on its way.
         """
+        folder = self.fresh("process")
+        facts = json.dumps({"path": sys.path, "folder": str(folder)})
         done = subprocess.run(
-            [sys.executable, "-I", "-c", PRELUDE + program, json.dumps(sys.path), *arguments],
+            [sys.executable, "-I", "-c", PRELUDE + program, facts, *arguments],
             check=False,
             capture_output=True,
             text=True,
@@ -210,10 +219,35 @@ class Lab:
         # A signal leaves nothing on stderr: a library that crashes while Python ends, for instance.
         told = done.stderr[-2000:] or f"its process ended with exit code {done.returncode}"
         assert done.returncode == 0, told
-        return done.stdout
+        assert (folder / "ended").exists(), (
+            "something ends the process by os._exit(), with an exit code that is not its own"
+        )
+        reported = folder / "report.json"
+        return done.stdout, json.loads(reported.read_bytes()) if reported.exists() else None
 
 
-PRELUDE = "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n"
+class DeclaredOptions(dict[str, Any]):
+    """Options of a request, of which none is asked for that is not there."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """What was given.
+
+        :raises AssertionError: the format does not declare it, and the default is all it ever has.
+        """
+        assert key in self, f"it reads an option {key!r} that it does not declare"
+        return self[key]
+
+
+# What is registered first is called last at exit, if Python gets there.
+PRELUDE = """
+import atexit, json, sys
+from pathlib import Path
+facts = json.loads(sys.argv[1])
+sys.path[:] = facts["path"]
+atexit.register((Path(facts["folder"]) / "ended").touch)
+def report(value):
+    (Path(facts["folder"]) / "report.json").write_text(json.dumps(value), encoding="utf-8")
+"""
 
 
 def _recipe(port: TensorSpec) -> Recipe:

@@ -12,6 +12,7 @@ from pathlib import Path
 import faulty_cases
 import pytest
 from fake_dists import fake_dist
+from filelock import FileLock
 
 CASES = [name for name in vars(faulty_cases) if name.startswith("Test")]
 REASONS = {
@@ -38,10 +39,27 @@ REASONS = {
 
 
 @pytest.fixture(scope="module")
-def failures(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, str]]:
-    """Per case, the tests that failed and why: all of them in one run of pytest."""
-    folder = tmp_path_factory.mktemp("faulty")
+def failures(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Mapping[str, dict[str, str]]:
+    """Per case, the tests that failed and why: one run of pytest, for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root if worker_id == "master" else root.parent) / "faulty"
+    folder.mkdir(exist_ok=True)
     report = folder / "report.xml"
+    with FileLock(folder / "lock"):
+        if not report.exists():
+            run_cases(folder, report)
+    found: dict[str, dict[str, str]] = {name: {} for name in CASES}
+    for case in ET.parse(report).iter("testcase"):
+        for trouble in (*case.iter("failure"), *case.iter("error")):
+            name = case.attrib["classname"].rpartition(".")[2]
+            found[name][case.attrib["name"]] = trouble.attrib["message"] + (trouble.text or "")
+    return found
+
+
+def run_cases(folder: Path, report: Path) -> None:
+    """Run pytest on `faulty_cases`, which has to fail."""
     (folder / "tmp").mkdir()
     path = Path(faulty_cases.__file__)
     fake_dist(folder / "site", "timmx-old", "1.0", "", {"old": "old_format"})
@@ -57,14 +75,9 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str,
         },
         capture_output=True,
         text=True,
+        check=False,
     )
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
-    found: dict[str, dict[str, str]] = {name: {} for name in CASES}
-    for case in ET.parse(report).iter("testcase"):
-        for trouble in (*case.iter("failure"), *case.iter("error")):
-            name = case.attrib["classname"].rpartition(".")[2]
-            found[name][case.attrib["name"]] = trouble.attrib["message"] + (trouble.text or "")
-    return found
 
 
 @pytest.mark.parametrize("case", CASES)

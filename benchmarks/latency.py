@@ -53,18 +53,18 @@ def write_weights(model: str, folder: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from timmx_core import probes
+    from timmx_core import inputs, probes
     from timmx_core.initialisation import make_informative
+    from timmx_core.model import Preprocessing
 
     torch.manual_seed(0)
     network: Any = timm.create_model(model).eval()
     config = network.pretrained_cfg
     chans, height, width = config.get("test_input_size") or config["input_size"]
-    images = probes.make(probes.Recipe(height, width, chans))
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    preprocessing = Preprocessing((chans, height, width), config["mean"], config["std"])
+    pixels = probes.make(probes.Recipe(height, width, chans))
     # Statistics of anything else than what the model sees would make float32 itself imprecise.
-    make_informative(network, (pixels - mean) / std, 0)
+    make_informative(network, inputs.reference_input(pixels, preprocessing), 0)
     path = folder / "weights.safetensors"
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
     return path

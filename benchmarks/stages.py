@@ -48,11 +48,7 @@ PARTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }
 IMPORTS = {
-    "executorch": (
-        "executorch.exir",
-        f"{XNNPACK}.partition.xnnpack_partitioner",
-        "executorch.backends.xnnpack",
-    ),
+    "executorch": ("executorch.exir", f"{XNNPACK}.partition.xnnpack_partitioner"),
     "litert": ("litert_torch",),
 }
 

@@ -67,6 +67,18 @@ def test_what_an_option_implies_is_not_overruled(given: dict[str, Any], said: st
         make_request(backend, "resnet18", {"level": 2} | given)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"uint8_input": True, "normalize": False}, "--uint8-input means --normalize, and not"),
+        ({"out_indices": "1", "features": False}, "--out-indices means --features, and not"),
+        ({"batch_max": 4, "dynamic_batch": False}, "--batch-max means --dynamic-batch, and not"),
+    ],
+)
+def test_nor_what_an_option_of_core_implies(given: dict[str, Any], said: str) -> None:
+    assert said in refusal(**given).message
+
+
 def test_out_indices_imply_features() -> None:
     made = request(out_indices="1,3")
     assert made.shared["features"] is True

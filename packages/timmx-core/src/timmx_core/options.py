@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Backend, Batch, ExportRequest, Option, Precision
 from timmx_core.errors import RequestError
-from timmx_core.shared_options import CALIBRATION_OPTIONS, PRECISION, SHARED_OPTIONS
+from timmx_core.shared_options import (
+    CALIBRATION_OPTIONS,
+    PRECISION,
+    SHARED_IMPLIES,
+    SHARED_OPTIONS,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -69,16 +74,8 @@ def make_request(
                 f"{backend.name} has no option {flag(name)}", did_you_mean(name, known)
             )
         values[name] = coerce(known[name], value)
-    for name, implied in backend.implies.items():
-        if values[name]:
-            for other, value in implied.items():
-                if other in given and values[other] != value:
-                    raise RequestError(
-                        f"{flag(name)} means {_given(other, value)}, and not "
-                        f"{_given(other, values[other])}"
-                    )
-                values[other] = value
-    _imply(values)
+    _imply(values, given, backend.implies)
+    _imply(values, given, SHARED_IMPLIES)
     batch = _batch(values)
     _check_combinations(values)
     own = {option.name for option in backend.options}
@@ -92,13 +89,6 @@ def make_request(
         options={name: value for name, value in values.items() if name in own},
         batch=batch,
     )
-
-
-def _given(name: str, value: object) -> str:
-    """As it is typed: `--softmax`, `--no-softmax`, `--precision int8`."""
-    if isinstance(value, bool):
-        return flag(name if value else f"no_{name}")
-    return f"{flag(name)} {value}"
 
 
 def run_options(backend: Backend, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,13 +218,30 @@ CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _imply(values: dict[str, Any]) -> None:
-    if values["uint8_input"]:
-        values["normalize"] = True
-    if values["out_indices"] is not None:
-        values["features"] = True
-    if any(values[name] is not None for name in ("batch_min", "batch_opt", "batch_max")):
-        values["dynamic_batch"] = True
+def _imply(
+    values: dict[str, Any], given: Mapping[str, Any], implies: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Set what follows from other options.
+
+    :raises RequestError: the opposite was given.
+    """
+    for name, implied in implies.items():
+        if not values[name]:
+            continue
+        for other, value in implied.items():
+            if other in given and values[other] != value:
+                raise RequestError(
+                    f"{flag(name)} means {_given(other, value)}, and not "
+                    f"{_given(other, values[other])}"
+                )
+            values[other] = value
+
+
+def _given(name: str, value: object) -> str:
+    """As it is typed: `--softmax`, `--no-softmax`, `--precision int8`."""
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {value}"
 
 
 def _batch(values: Mapping[str, Any]) -> Batch:

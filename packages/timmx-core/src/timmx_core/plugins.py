@@ -11,7 +11,7 @@ import difflib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,8 +205,7 @@ class PluginManager:
             described.refuse()
         near = difflib.get_close_matches(format, self.formats, n=3)
         if near:
-            meant = f"did you mean {' or '.join(near)}? {missing_format_hint(format)}"
-            raise PluginError(f"no format {format!r}", meant)
+            raise PluginError(f"no format {format!r}", missing_format_hint(format, near))
         raise PluginError(
             f"no installed plugin brings a format {format!r}", missing_format_hint(format)
         )
@@ -263,10 +262,14 @@ class PluginManager:
         return owners
 
 
-def missing_format_hint(format: str) -> str:
-    """What to do about a word that no plugin knows; core knows no format by name."""
+def missing_format_hint(format: str, near: Sequence[str] = ()) -> str:
+    """What to do about a word that no plugin knows; core knows no format by name.
+
+    :param near: words that are known, and may have been meant.
+    """
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
     return (
-        f"if it is a published format: timmx plugins install {format}; installed: "
+        f"{meant}if it is a published format: timmx plugins install {format}; installed: "
         "timmx plugins list"
     )
 

@@ -5,6 +5,9 @@ The command line, `timmx_core.export(...)` and the documentation are made from t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from timmx_core.backend import Option
 
 MODEL, INPUT, OUTPUT = "Model", "Input", "Output"
@@ -222,3 +225,12 @@ CALIBRATION_OPTIONS = frozenset(
         "random_calibration",
     }
 )
+
+# An option that is given -> others it sets, as `Backend.implies` says it of a format's own.
+SHARED_IMPLIES: Mapping[str, Mapping[str, Any]] = {
+    "uint8_input": {"normalize": True},
+    "out_indices": {"features": True},
+    "batch_min": {"dynamic_batch": True},
+    "batch_opt": {"dynamic_batch": True},
+    "batch_max": {"dynamic_batch": True},
+}

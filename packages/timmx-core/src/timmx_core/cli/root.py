@@ -122,8 +122,7 @@ class Root(click.Group):
         message = f"no format or command {word!r}"
         near = difflib.get_close_matches(word.lower(), [*backends, *COMMANDS], n=3)
         if near:
-            meant = f"did you mean {' or '.join(near)}? {missing_format_hint(word)}"
-            return PluginError(message, meant)
+            return PluginError(message, missing_format_hint(word, near))
         if _is_model(word):
             return PluginError(message, f"the format comes first: timmx {_first(backends)} {word}")
         return PluginError(message, missing_format_hint(word))

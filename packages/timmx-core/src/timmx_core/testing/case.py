@@ -32,18 +32,22 @@ class Case:
     timeout: ClassVar[float] = 300.0  # seconds for each process that the suite starts
     _lab: ClassVar[Lab]
 
+    def _made(self) -> Backend:
+        """An instance; the test is skipped where none can be made, since one of its own says so."""
+        try:
+            return check_backend(self.backend())
+        except InvalidBackendError as error:
+            pytest.skip(f"the description is not valid: {error}")
+        except TypeError as error:  # a method of the contract is missing, an argument is wanted
+            pytest.skip(f"no instance of it can be made: {error}")
+
     @pytest.fixture
     def lab(
         self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[Lab]:
         """The format at work in a private home and folder, with what it made so far."""
         case = type(self)
-        try:
-            check_backend(case.backend())
-        except InvalidBackendError as error:
-            pytest.skip(f"the description is not valid: {error}")
-        except TypeError as error:  # a method of the contract is missing, an argument is wanted
-            pytest.skip(f"no instance of it can be made: {error}")
+        self._made()
         if "_lab" not in case.__dict__:
             folder = tmp_path_factory.mktemp(case.backend.name)
             try:

@@ -12,7 +12,7 @@ import pytest
 
 from timmx_core import options as option_data
 from timmx_core.backend import Backend, Option
-from timmx_core.backend_checks import InvalidBackendError, check_backend
+from timmx_core.backend_checks import check_backend
 from timmx_core.errors import CannotRunHere, MissingDependency, RequestError
 from timmx_core.isolation.description import DescribedBackend, describe_format
 from timmx_core.lifecycle import requirement_names
@@ -109,7 +109,7 @@ class DescriptionTests(Case):
 
     def test_a_host_knows_it_by_its_description(self) -> None:
         """What it says of itself is plain data: as JSON it reaches a host and is still the same."""
-        backend = made(self.backend)
+        backend = self._made()
         described = DescribedBackend(json.loads(json.dumps(describe_format(backend))))
         same = ("name", "help", "suffixes", "precisions", "absorbs", "refuses", "requires")
         assert [n for n in same if getattr(described, n) != getattr(backend, n)] == []
@@ -137,12 +137,12 @@ class DescriptionTests(Case):
 
     def test_its_options_take_their_defaults(self) -> None:
         """A request without options is valid."""
-        request = option_data.make_request(made(self.backend), "resnet18", self.options)
+        request = option_data.make_request(self._made(), "resnet18", self.options)
         assert request.precision == self.backend.precisions[0] or "precision" in self.options
 
     def test_what_it_refuses_is_refused_with_the_reason(self) -> None:
         """Each shared option in `refuses`, with the words given there."""
-        backend = made(self.backend)
+        backend = self._made()
         known = {option.name: option for option in SHARED_OPTIONS}
         for name, reason in backend.refuses.items():
             with pytest.raises(RequestError) as caught:
@@ -152,7 +152,7 @@ class DescriptionTests(Case):
 
     def test_no_other_precision_is_taken(self) -> None:
         """A word that is not among `precisions` is refused."""
-        backend = made(self.backend)
+        backend = self._made()
         with pytest.raises(RequestError):
             option_data.make_request(backend, "resnet18", {"precision": "fp7"})
 
@@ -178,14 +178,6 @@ class DescriptionTests(Case):
             lab.backend.check_run()
         except CannotRunHere as error:
             assert error.message
-
-
-def made(kind: type[Backend]) -> Backend:
-    """An instance; the test is skipped where none can be made, since one of its own says so."""
-    try:
-        return check_backend(kind())
-    except (InvalidBackendError, TypeError) as error:
-        pytest.skip(f"its description fails already: {error}")
 
 
 def at_import(lab: Lab) -> set[str]:

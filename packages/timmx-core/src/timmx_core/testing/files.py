@@ -178,11 +178,10 @@ class FileTests(Case):
         lab.require_basic()
         result = lab.basic()
         assert result.path is not None
-        before = sorted(path.name for path in result.path.parent.iterdir())
         verdict = api.verify(result.path, manager=lab.manager, timeout=lab.timeout)
         assert verdict.status == result.verdict.status, verdict.reason
-        after = sorted(path.name for path in result.path.parent.iterdir())
-        assert after == before, "reading or running a file leaves nothing beside it"
+        left = sorted(path.name for path in result.path.parent.iterdir())
+        assert left == members(result), "reading or running a file leaves nothing beside it"
 
     def test_a_file_exchanged_later_fails(self, lab: Lab) -> None:
         """Another model's file under this manifest is found out by `timmx verify` as well."""

@@ -572,12 +572,15 @@ def test_figures_of_something_else_are_not_taken_for_the_files_own() -> None:
 
 LEAVES = """
 import atexit, os, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 class Library:
     def __del__(self, abort=os.abort):
         abort()  # as some native ones do while they are torn down
 library = Library()
 atexit.register(lambda: print("tidied"))
 threading.Thread(target=lambda: (time.sleep(0.5), print("waited"))).start()
+pool = ThreadPoolExecutor(1)  # its thread ends when Python says that it ends itself
+pool.submit(int).result()
 sys.argv = ["timmx", "--version"]
 from timmx_core.cli import main
 main()
@@ -586,7 +589,7 @@ main()
 
 def test_what_crashes_in_the_teardown_of_python_spoils_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LEAVES], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LEAVES], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == ["waited", "tidied"]

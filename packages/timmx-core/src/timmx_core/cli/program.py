@@ -61,9 +61,8 @@ def _leave(code: int) -> NoReturn:
     Converters leave millions of objects, which take more than a second to free one by one, and
     native libraries that are known to crash while they are torn down.
     """
-    for thread in threading.enumerate():
-        if thread is not main_thread() and not thread.daemon:
-            thread.join()
+    # As Python does it: pools of threads end only when they are told so, and then can be joined.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it, or it is closed

@@ -565,9 +565,15 @@ def test_figures_of_something_else_are_not_taken_for_the_files_own() -> None:
     verdict = Verdict("not verifiable here", "there is no card", measurements=(row,), probes=8)
     _, figures = verdict_lines(verdict)
     assert figures.strip().startswith("not of the file, but of 'ONNX given to the builder': SNR 90")
-    own = replace(row, comparison="file")
-    _, figures = verdict_lines(replace(verdict, status="verified", measurements=(own, row)))
-    assert figures.strip().startswith("SNR 90")
+    own = replace(row, comparison="file", snr_db=120.0, top1=1.0)
+    further = replace(row, comparison="in fp16 arithmetic", top1=0.5)
+    verified = replace(verdict, status="verified", measurements=(own, row, further))
+    # A line for each, with figures that belong together.
+    assert [line.strip() for line in verdict_lines(verified)[1:]] == [
+        "SNR 120.0 dB (floor 80 dB), top-1 equal on 8 of 8 probes",
+        "'ONNX given to the builder': SNR 90.0 dB (floor 80 dB), 8 probes",
+        "'in fp16 arithmetic': SNR 90.0 dB (floor 80 dB), top-1 equal on 4 of 8 probes",
+    ]
 
 
 LEAVES = """

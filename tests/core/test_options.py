@@ -8,6 +8,7 @@ import pytest
 from pocket_format import PocketBackend
 
 from timmx_core.backend import ExportRequest, Option, Precision
+from timmx_core.backend_checks import InvalidBackendError, check_backend
 from timmx_core.errors import RequestError
 from timmx_core.options import (
     coerce,
@@ -158,6 +159,35 @@ def test_a_format_without_calibrated_precisions_offers_no_calibration() -> None:
     names = {option.name for option in options_of(PocketBackend())}
     assert not {n for n in names if "calibration" in n}
     assert {n for n in (o.name for o in options_of(Calibrated())) if "calibration" in n}
+
+
+class Grouped(Calibrated):
+    """Has an option that is about some precisions only."""
+
+    options = (
+        *PocketBackend.options,
+        Option("block_size", "int", "Values with one scale.", 32, precisions=("int8",)),
+    )
+
+
+def test_an_option_of_some_precisions_is_refused_with_the_others() -> None:
+    given = {"precision": "int8", "random_calibration": True}
+    assert make_request(Grouped(), "resnet18", given).options["block_size"] == 32
+    assert make_request(Grouped(), "resnet18", given | {"block_size": 8}).options["block_size"] == 8
+    assert make_request(Grouped(), "resnet18", {}).options["block_size"] == 32
+    with pytest.raises(
+        RequestError, match="--block-size makes no sense with --precision fp32"
+    ) as e:
+        make_request(Grouped(), "resnet18", {"block_size": 32})
+    assert e.value.hint == "it is for --precision int8"
+
+
+def test_an_option_is_for_precisions_that_there_are() -> None:
+    class Mistaken(PocketBackend):
+        options = (Option("block_size", "int", "Values with one scale.", precisions=("int3",)),)
+
+    with pytest.raises(InvalidBackendError, match=r"block_size is for .*int3"):
+        check_backend(Mistaken())
 
 
 def test_run_options_are_those_of_the_run_alone() -> None:

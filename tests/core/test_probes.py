@@ -68,13 +68,15 @@ def test_images_of_a_folder_are_probes_sorted_by_name(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="is not a folder"):
+    with pytest.raises(RequestError, match="does not exist"):
         read_images(tmp_path / "missing", 8, 8, 3)
     with pytest.raises(RequestError, match="holds no images"):
         read_images(tmp_path, 8, 8, 3)
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(RequestError, match=r"cannot read the image .*broken\.png"):
         read_images(tmp_path, 8, 8, 3)
+    with pytest.raises(RequestError, match="is not a folder"):
+        read_images(tmp_path / "broken.png", 8, 8, 3)
     (tmp_path / "broken.png").unlink()
     Image.new("RGB", (10, 20)).save(tmp_path / "fine.png")
     with pytest.raises(RequestError, match="the model takes 5"):

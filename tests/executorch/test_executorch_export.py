@@ -89,6 +89,26 @@ def test_an_operator_without_a_kernel_is_named_with_its_module(tmp_path: Path) -
         exported(tmp_path, Unknown(), input_size=(3, 32, 32), num_classes=None)
 
 
+def test_recurrences_of_many_steps_are_refused_at_once(tmp_path: Path) -> None:
+    """Written out, they took more memory than the machine had, and the process was killed."""
+
+    class Rows(torch.nn.Module):
+        def __init__(self, steps: int) -> None:
+            super().__init__()
+            self.steps = steps
+            self.rnn = torch.nn.LSTM(3, 5, batch_first=True, bidirectional=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(x.flatten(2).transpose(1, 2)[:, : self.steps])[0].mean(1)
+
+    few = exported(tmp_path, Rows(6), input_size=(3, 32, 32), num_classes=None)
+    assert few.verdict.status == "verified"
+    with pytest.raises(
+        ExportError, match=r"aten\.lstm\.input, used in model.rnn \(LSTM\): over 400 steps \(402\)"
+    ):
+        exported(tmp_path, Rows(201), input_size=(3, 32, 32), num_classes=None, overwrite=True)
+
+
 # ------------------------------------------------------------------ precisions
 
 

@@ -25,6 +25,8 @@ from timmx_core.testing.models import INPUT_SIZE, tiny_cnn, tiny_vit
 from timmx_onnx import export as exporting
 from timmx_onnx import fp16, half, metadata, optimization, quantization
 
+TIMMX = Path(sys.executable).with_name("timmx")
+
 
 def exported(folder: Path, model: Any, precision: str, **options: Any) -> timmx_core.ExportResult:
     if precision == "int8":
@@ -263,6 +265,34 @@ def test_calibration_wants_data(tmp_path: Path) -> None:
             random_calibration=False,
             calibration_data=str(hostile),
         )
+
+
+@pytest.mark.parametrize("option", ["--calibration-data", "--probe-data"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ({}, "holds no images"),
+        ({"a.png": b"no image"}, "cannot read the image"),
+    ],
+)
+def test_images_that_are_none_are_told_before_torch_loads(
+    content: dict[str, bytes] | None, message: str, option: str, tmp_path: Path
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    out.mkdir()
+    if content is not None:
+        images.mkdir()
+        for name, data in content.items():
+            (images / name).write_bytes(data)
+    words = ["--precision", "int8"] if option == "--calibration-data" else []
+    done = subprocess.run(
+        [TIMMX, "onnx", "resnet18", *words, option, images], cwd=out, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert list(out.iterdir()) == []
 
 
 def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:

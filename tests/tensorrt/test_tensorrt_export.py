@@ -17,6 +17,7 @@ import pytest
 import timmx_core
 from timmx_core import api
 from timmx_core.errors import ArtifactError, ExportError, PluginError, VerificationError
+from timmx_core.inspection import snippet as make_snippet
 from timmx_core.testing import ClosedManager, manager_of
 from timmx_onnx.backend import OnnxBackend
 from timmx_tensorrt import gpu
@@ -111,6 +112,23 @@ def test_whoever_needs_a_verdict_gets_an_error_and_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@without_gpu
+def test_it_is_told_before_anything_is_built(engine: Path, tmp_path: Path) -> None:
+    required = subprocess.run(
+        [TIMMX, "tensorrt-rtx", MODEL, "--require-verified"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert required.returncode == 7
+    assert required.stderr.startswith("error: not verifiable here: there is no NVIDIA driver here")
+    assert list(tmp_path.iterdir()) == []
+    for words, code in (([], 0), (["--require-verified"], 7)):
+        done = subprocess.run([TIMMX, "verify", engine, *words], capture_output=True, text=True)
+        assert done.returncode == code
+        assert done.stdout == "not verifiable here: there is no NVIDIA driver here\n"
+
+
 @pytest.mark.parametrize(
     ("precision", "comparisons", "kind"),
     [
@@ -162,7 +180,7 @@ def test_fewer_targets_and_less_memory(manager: ClosedManager, tmp_path: Path) -
         "tensorrt-rtx",
         MODEL,
         output=tmp_path / "model.plan",
-        target="SM89,sm86",
+        target="SM89,8.6",
         workspace=64,
         verify=False,
         manager=manager,
@@ -195,7 +213,11 @@ def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) 
         manager=manager,
         **SMALL,
     )
-    assert result.verdict.status == "not verifiable here"
+    assert result.verdict.label == "verified (reference interpreter)"
+    assert result.verdict.runner.startswith("onnxruntime")
+    # The file itself, and what it is made of; not the same file a second time.
+    compared = {row.comparison for row in result.verdict.measurements}
+    assert compared == {"file", "in int8 arithmetic", "float file"}
     assert all(row.status == "passed" for row in result.verdict.measurements)
     (command,) = (note for note in result.notes if note.startswith("build it with: "))
     assert "--onnx=model.onnx --saveEngine=model.engine" in command
@@ -206,7 +228,55 @@ def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) 
     assert nodes.count("QuantizeLinear") > 5
     session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].name == "input"
-    assert api.verify(result.path, manager=manager).status == "not verifiable here"
+    again = api.verify(result.path, manager=manager)
+    assert again.label == "verified (reference interpreter)"
+    assert "onnxruntime.InferenceSession" in make_snippet(
+        api.inspect(result.path, manager=manager), manager.backend(name)
+    )
+    spoiled = onnx.load(result.path)
+    next(n for n in spoiled.graph.node if n.op_type == "Relu").op_type = "Abs"
+    onnx.save(spoiled, result.path)
+    result.path.with_name("model.onnx.timmx.json").rename(tmp_path / "other.onnx.timmx.json")
+    assert api.verify(result.path, manager=manager).status == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("precision", "verdict", "reason"),
+    [
+        ("fp8", "verified (reference interpreter)", ""),
+        ("bf16", "not verifiable here", "onnxruntime has no kernels for model.onnx"),
+    ],
+)
+def test_an_onnx_file_of_types_that_onnxruntime_hardly_has(
+    precision: str, verdict: str, reason: str, manager: ClosedManager, tmp_path: Path
+) -> None:
+    result = api.export(
+        "tensorrt-rtx",
+        MODEL,
+        output=tmp_path / "model.onnx",
+        onnx_only=True,
+        precision=precision,
+        manager=manager,
+        **({"random_calibration": True} if precision == "fp8" else {}),
+        **SMALL,
+    )
+    assert result.verdict.label == verdict
+    assert result.verdict.reason == reason
+    rows = [row for row in result.verdict.measurements if row.comparison != "file"]
+    assert {row.comparison for row in rows} == {f"in {precision} arithmetic", "float file"}
+    assert all(row.status == "passed" for row in rows)
+
+
+@without_gpu
+def test_an_engine_without_its_record(engine: Path, manager: ClosedManager, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.engine"
+    alone.write_bytes(engine.read_bytes())
+    with pytest.raises(ArtifactError) as caught:
+        api.inspect(alone, manager=manager)
+    assert "alone.engine.timmx.json" in caught.value.hint
+    verdict = api.verify(alone, manager=manager)
+    assert verdict.status == "inconclusive"
+    assert "alone.engine.timmx.json" in verdict.reason
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,13 @@ def test_classic_tensorrt_is_missing(tmp_path: Path) -> None:
             ),
         ),
         (["--onnx-only"], "error: --onnx-only writes an ONNX file\nhint: name it: -o model.onnx\n"),
+        (
+            ["--precision", "fp16", "--calibration-method", "minmax"],
+            (
+                "error: --calibration-method makes no sense with --precision fp16\n"
+                "hint: it is for --precision int8 or fp8\n"
+            ),
+        ),
         (["-o", "a.onnx"], "error: tensorrt-rtx writes an engine, and -o names an ONNX file\n"),
     ],
 )
@@ -299,13 +306,6 @@ def test_a_classic_engine_elsewhere(
     assert len(found) == len(said)
     for sentence, part in zip(found, said, strict=True):
         assert part in sentence
-
-
-def test_an_onnx_file_is_no_engine(plug: Plug, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="no package of tensorrt-rtx for this machine")
-    plug()
-    with pytest.raises(CannotRunHere, match="no engine"):
-        TensorRtRtxBackend().open(tmp_path / "model.onnx", {})
 
 
 def test_the_driver_is_asked_without_torch() -> None:

@@ -312,6 +312,12 @@ def _with_timm(manager: PluginManager) -> IsolatedPlugin | None:
     return None
 
 
-def exit_code(verdict: Verdict) -> int:
-    """0 unless the file is wrong or nothing could be concluded."""
-    return VerificationError.exit_code if verdict.status in ("failed", "inconclusive") else 0
+def exit_code(verdict: Verdict, *, require_verified: bool = False) -> int:
+    """0 unless the file is wrong or nothing could be concluded.
+
+    :param require_verified: 0 for nothing but `verified`.
+    """
+    good = verdict.status not in ("failed", "inconclusive")
+    if require_verified:
+        good = verdict.status == "verified"
+    return 0 if good else VerificationError.exit_code

@@ -51,6 +51,7 @@ class Option:
     short: str | None = None  # "-x"
     unset: str = "none"  # what a default of None stands for, in the help: "the model's own"
     versionadded: str = ""  # release that brought it, where that is not the distribution's first
+    precisions: tuple[str, ...] = ()  # the only ones that it means something to; empty: all
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,11 @@ def _check_options(backend: Any) -> None:
         if option.short:
             shorts.add(option.short)
         _check_option(option)
+        unknown = set(option.precisions) - {p.name for p in backend.precisions}
+        if unknown:
+            raise InvalidBackendError(
+                f"option {option.name} is for {sorted(unknown)}, which is no precision of its own"
+            )
 
 
 def _check_option(option: Any) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from timmx_core.model import BuiltModel, Preprocessing
 
 BATCH = 8
+TENSOR_SUFFIXES = (".pt", ".pth")
+ARRAY_SUFFIXES = (".npy", ".npz", *TENSOR_SUFFIXES)
 RANDOM_SEED = 1  # not the probes' own: a quantizer must not be fitted to its test
 
 
@@ -48,6 +50,7 @@ class Calibration:
             recipe = probes.Recipe(height, width, chans, count, RANDOM_SEED)
             return cls.from_pixels(probes.make(recipe), "random")
         path = Path(shared["calibration_data"])
+        check_data(path, count)
         if path.is_dir():
             return cls.from_pixels(_images(path, built.preprocessing, count), "images")
         array = _read_array(path)[:count]
@@ -131,6 +134,20 @@ def _images(folder: Path, preprocessing: Preprocessing, count: int) -> np.ndarra
     return probes.read_images(folder, height, width, chans, most=count, crop=crop)
 
 
+def check_data(path: Path, count: int) -> None:
+    """What can be found wrong with `--calibration-data` before torch loads.
+
+    :param count: as many of its images would be read.
+    :raises RequestError: it is not there, of no known kind, or holds no images.
+    """
+    if path.is_dir():
+        probes.check_images(path, count)
+    elif not path.is_file():
+        raise RequestError(f"calibration data {path} does not exist")
+    elif path.suffix not in ARRAY_SUFFIXES:
+        raise RequestError(f"calibration data is a folder, .npy, .npz or .pt, not {path.name}")
+
+
 def _check_shape(array: np.ndarray, wanted: tuple[int, ...], layout: str) -> None:
     if array.ndim != 4 or array.shape[1:] != wanted or len(array) == 0:
         raise RequestError(
@@ -143,12 +160,8 @@ def _read_array(path: Path) -> np.ndarray:
     """An array from .npy, .npz (its first) or .pt, without running anything of the file."""
     import numpy as np
 
-    if not path.is_file():
-        raise RequestError(f"calibration data {path} does not exist")
-    if path.suffix in (".pt", ".pth"):
+    if path.suffix in TENSOR_SUFFIXES:
         return _read_tensor(path)
-    if path.suffix not in (".npy", ".npz"):
-        raise RequestError(f"calibration data is a folder, .npy, .npz or .pt, not {path.name}")
     try:
         with path.open("rb") as file:
             return _first_array(np.load(file, allow_pickle=False), path)

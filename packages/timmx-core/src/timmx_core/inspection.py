@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from timmx_core import manifest as manifests
 from timmx_core.backend import Backend
 from timmx_core.errors import ArtifactError, first_line
-from timmx_core.publishing import read_record, sha256
+from timmx_core.publishing import read_record, record_path, sha256
 from timmx_core.results import Inspection
 
 MOST_MEMBERS = 10_000
 
 
-def inspect_file(path: Path, backends: Iterable[Backend]) -> Inspection:
+def inspect_file(path: Path, backends: Collection[Backend]) -> Inspection:
     """Read the manifest inside and the record beside.
 
     :raises ArtifactError: missing, broken, or made by something else.
@@ -35,7 +35,8 @@ def inspect_file(path: Path, backends: Iterable[Backend]) -> Inspection:
     else:
         raise ArtifactError(
             f"{path} holds no timmx manifest",
-            "it was not made by timmx, or its plugin is not installed: timmx plugins list",
+            missing_record(path, backends)
+            or "it was not made by timmx, or its plugin is not installed: timmx plugins list",
         )
     intact, problems = _compare_with_record(path, manifest, record)
     return Inspection(
@@ -47,6 +48,15 @@ def inspect_file(path: Path, backends: Iterable[Backend]) -> Inspection:
         intact=intact,
         problems=tuple(problems),
     )
+
+
+def missing_record(path: Path, backends: Iterable[Backend]) -> str:
+    """What is missing of a file of a format that holds no manifests; empty for any other."""
+    for backend in backends:
+        if path.suffix in backend.suffixes and type(backend).embed is Backend.embed:
+            record = record_path(path).name
+            return f"{record}, which says of {backend.name} files what they are, is not beside it"
+    return ""
 
 
 def check_there(path: Path) -> None:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timmx_core import calibration, model_checks, options, probes, publishing
 from timmx_core import manifest as manifests
-from timmx_core import model_checks, options, publishing
+from timmx_core.advice import advise
 from timmx_core.backend import Artifact, Backend, ExportRequest, LoadedModel
 from timmx_core.context import ExportContext, check_artifact
 from timmx_core.errors import ExportError, TimmxError, VerificationError, first_line
@@ -74,13 +75,19 @@ def resolve_source(request: ExportRequest, manager: PluginManager) -> ExportRequ
 
 
 def check_model(request: ExportRequest) -> None:
-    """All that can be found wrong with model, weights and labels before torch loads."""
+    """All that can be found wrong with model, weights, labels and images before torch loads."""
     if isinstance(request.model, str):
         model_checks.check_name(request.model, request.shared["model_kwarg"])
         model_checks.check_weights(request.model, request.shared)
         model_checks.check_hub(request.model, request.shared)
     if request.shared["labels"] != IMAGENET:
         check_count(read_labels(request.shared["labels"]), request.shared["num_classes"])
+    if request.shared["probe_data"]:
+        probes.check_images(Path(request.shared["probe_data"]))
+    if request.shared["calibration_data"]:
+        calibration.check_data(
+            Path(request.shared["calibration_data"]), request.shared["calibration_samples"]
+        )
 
 
 def _early_worker(
@@ -244,7 +251,7 @@ class _Export:
         record = manifests.make_record(manifest, verdict, members)
         record_file = self.staging.path / "record.json"
         record_file.write_bytes(manifests.dump(record))
-        self._refuse_bad(artifact, verdict, record_file)
+        self._refuse_bad(artifact, manifest, verdict, record_file)
         size = publishing.size_of((artifact.primary, *artifact.companions))
         with held_back():
             companions = publishing.publish(
@@ -266,7 +273,13 @@ class _Export:
             seconds=self.watch.seconds,
         )
 
-    def _refuse_bad(self, artifact: Artifact, verdict: Verdict, record_file: Path) -> None:
+    def _refuse_bad(
+        self,
+        artifact: Artifact,
+        manifest: Mapping[str, Any],
+        verdict: Verdict,
+        record_file: Path,
+    ) -> None:
         """Raise unless this verdict is to be published.
 
         :raises VerificationError: it is not; `--keep-failed` has the file then.
@@ -285,7 +298,9 @@ class _Export:
             kept = publishing.keep(artifact.primary, artifact.companions, record_file, folder)
         raise VerificationError(
             f"{verdict.status}: {verdict.reason}",
-            f"kept for inspection: {kept}" if kept else _advice(verdict),
+            f"kept for inspection: {kept}"
+            if kept
+            else advise(verdict, self.backend, self.request, manifest),
             verdict,
         )
 
@@ -295,17 +310,6 @@ def requirement_names(backend: Backend) -> set[str]:
     from packaging.requirements import Requirement
 
     return {Requirement(text).name for text in backend.requires}
-
-
-def _advice(verdict: Verdict) -> str:
-    if verdict.status == "inconclusive":
-        return (
-            "verify with real weights (--pretrained) or images (--probe-data DIR), or publish "
-            "it all the same with --accept-inconclusive"
-        )
-    if verdict.status == "not verifiable here":
-        return "leave --require-verified out, and run `timmx verify` where the runtime is"
-    return "nothing was written; --keep-failed DIR keeps the file for inspection"
 
 
 def _renamed(members: Mapping[str, str], staged: str, final: str) -> dict[str, str]:

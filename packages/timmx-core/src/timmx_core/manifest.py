@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from timmx_core import probes, strict_json
 from timmx_core.backend import Artifact, ExportRequest, TensorSpec
 from timmx_core.errors import ArtifactError
 from timmx_core.measure import Reference
-from timmx_core.results import Verdict
+from timmx_core.results import Measurement, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -287,6 +287,19 @@ def schema() -> dict[str, Any]:
 def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     """For the record and `--json`."""
     return json.loads(json.dumps(asdict(verdict)))  # type: ignore[no-any-return]
+
+
+def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+    """The verdict of a record or of `--json`; what a newer core added to it is left out."""
+    measurements = tuple(
+        Measurement(**_known(Measurement, item)) for item in data.get("measurements", ())
+    )
+    return Verdict(**_known(Verdict, data) | {"measurements": measurements})
+
+
+def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def make_record(

@@ -20,6 +20,7 @@ from timmx_core.paths import log_dir
 
 PROGRESS_BAR = re.compile(r"\d%\|")  # of tqdm
 TAIL_LINES = 12
+LONGEST_LINE = 200
 TAIL_BYTES = 65536
 
 
@@ -100,7 +101,7 @@ class Noise:
             text = log.read().decode("utf-8", "replace")
         lines = [line.rstrip() for line in text.splitlines() if line.strip()]
         telling = [line for line in lines if not PROGRESS_BAR.search(line)]
-        return "\n".join(telling[-TAIL_LINES:])
+        return "\n".join(shorten(line) for line in telling[-TAIL_LINES:])
 
     def keep(self, extra: str = "") -> Path | None:
         """Keep the log after all, for a failure; None where there is none or no room for it."""
@@ -130,6 +131,11 @@ class _Heedless(io.FileIO):
         except OSError:
             pass  # the log ends here
         return memoryview(data).nbytes
+
+
+def shorten(line: str) -> str:
+    """A line that does not bury the error below it; the log has all of it."""
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 4]} ..."
 
 
 def _flush() -> None:

@@ -81,6 +81,7 @@ def make_request(
     own = {option.name for option in backend.options}
     precision = _precision(backend, values.pop("precision"))
     _check_calibration(backend, precision, values, given)
+    _check_precisions(backend, precision, given)
     return ExportRequest(
         model=model,
         format=backend.name,
@@ -289,6 +290,17 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
 
 def _precision(backend: Backend, name: str) -> Precision:
     return next(p for p in backend.precisions if p.name == name)
+
+
+def _check_precisions(backend: Backend, precision: Precision, given: Mapping[str, Any]) -> None:
+    for option in backend.options:
+        wanted = option.precisions
+        if wanted and precision.name not in wanted and given.get(option.name) is not None:
+            word = option.name if given[option.name] is not False else f"no_{option.name}"
+            raise RequestError(
+                f"{flag(word)} makes no sense with --precision {precision.name}",
+                f"it is for --precision {' or '.join(wanted)}",
+            )
 
 
 def _check_calibration(

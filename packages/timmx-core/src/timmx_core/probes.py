@@ -9,6 +9,8 @@ products of integers. `digest` says whether it worked.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from timmx_core.errors import RequestError
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 RECIPE = "timmx-probes-1"
 COUNT = 8
@@ -225,27 +228,67 @@ def read_images(
     :raises RequestError: no images there, or one that cannot be read.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
-    if not folder.is_dir():
-        raise RequestError(f"{folder} is not a folder of images")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)[:most]
-    if not paths:
-        raise RequestError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    paths = find_images(folder)[:most]
     if channels not in (1, 3):
         raise RequestError(f"images have 1 or 3 channels, and the model takes {channels}")
+    from PIL import Image
+
     result = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                converted = image.convert("RGB" if channels == 3 else "L")
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-            raise RequestError(f"cannot read the image {path}: {error}") from None
+        with _opened(path) as image:
+            converted = image.convert("RGB" if channels == 3 else "L")
         fitted = (
             crop(converted) if crop else converted.resize((width, height), Image.Resampling.BICUBIC)
         )
         result.append(np.asarray(fitted, np.uint8).reshape(height, width, channels))
     return np.stack(result)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The files of a folder that are called images, sorted by name.
+
+    :raises RequestError: there are none.
+    """
+    try:
+        files = sorted(folder.iterdir()) if folder.is_dir() else None
+    except OSError as error:
+        raise RequestError(f"the folder {folder} cannot be read: {error.strerror}") from None
+    if files is None:
+        what = "is not a folder of images" if folder.exists() else "does not exist"
+        raise RequestError(f"{folder} {what}")
+    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise RequestError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return paths
+
+
+def check_images(folder: Path, most: int | None = None) -> None:
+    """Whether a folder holds images, by what their first bytes say: cheap, and without torch.
+
+    :raises RequestError: it does not, or one of those that would be read is none.
+    """
+    for path in find_images(folder)[:most]:
+        with _opened(path):
+            pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image of which only the header has been read.
+
+    :raises RequestError: it cannot be, nor what is read of it within the `with`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UnidentifiedImageError:
+        raise RequestError(f"cannot read the image {path}: it is none that Pillow knows") from None
+    except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot read the image {path}: {reason}") from None
 
 
 def positions(size: int, count: int, seed: int = 0) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,15 @@ class Measurement:
     reason: str = ""  # why it did not pass
 
 
+def worst_of(rows: Iterable[Measurement]) -> Measurement | None:
+    """The one with the lowest margin over its floor; None where none has a figure.
+
+    .. versionadded:: 0.1
+    """
+    rated = [m for m in rows if m.snr_db is not None]
+    return min(rated, key=lambda m: (m.snr_db or 0.0) - m.floor_db, default=None)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The outcome of a verification. `reason` is empty for a plain `verified`.
@@ -55,8 +64,7 @@ class Verdict:
     @property
     def worst(self) -> Measurement | None:
         """The measurement with the lowest margin over its floor."""
-        rated = [m for m in self.measurements if m.snr_db is not None]
-        return min(rated, key=lambda m: (m.snr_db or 0.0) - m.floor_db, default=None)
+        return worst_of(self.measurements)
 
 
 @dataclass(frozen=True)

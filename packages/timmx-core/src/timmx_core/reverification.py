@@ -15,11 +15,12 @@ from timmx_core import manifest as manifests
 from timmx_core import options as option_data
 from timmx_core import probes
 from timmx_core.backend import Artifact, Backend, Precision
-from timmx_core.errors import ArtifactError, CannotRunHere, OutputError, RequestError
+from timmx_core.errors import ArtifactError, OutputError, RequestError
 from timmx_core.inspection import (
     changed_members,
     check_there,
     inspect_file,
+    missing_record,
     read_embedded,
 )
 from timmx_core.interrupts import at_end, forget
@@ -81,10 +82,6 @@ def verify_file(
             pixels, references = _with_images(manifest, backend, model, checkpoint, probe_data)
     with watch.stage("verify"):
         try:
-            backend.check_run()
-        except CannotRunHere as error:
-            return Verdict("not verifiable here", error.message)
-        try:
             with _scratch() as scratch:
                 return verify_artifact(
                     backend,
@@ -128,7 +125,11 @@ def _without_manifest(path: Path, manager: PluginManager) -> Verdict | None:
     for backend in manager.backends.values():
         if path.suffix in backend.suffixes and read_embedded(path, backend) is not None:
             return None
-    return Verdict("inconclusive", "the file carries no timmx manifest: nothing to compare with")
+    missing = missing_record(path, manager.backends.values())
+    return Verdict(
+        "inconclusive",
+        f"{missing or 'the file carries no timmx manifest'}: nothing to compare with",
+    )
 
 
 def _disagreement(manifest: Mapping[str, Any]) -> str:

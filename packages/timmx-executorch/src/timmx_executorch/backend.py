@@ -51,6 +51,7 @@ class ExecutorchBackend(Backend):
             "bool",
             "Quantize weights channel by channel (int8, dynamic-int8).",
             True,
+            precisions=("int8", "dynamic-int8"),
         ),
         Option(
             "report",

@@ -26,6 +26,8 @@ PORTS = "timmx_ports"  # a method that gives the names of inputs and outputs, as
 METHOD = "forward"
 # Bookkeeping of graphs, and no operators.
 NO_OPERATORS = ("getitem", "executorch_call_delegate", "sym_size", "alloc")
+RECURRENT = re.compile(r"aten\.(lstm|gru|rnn_tanh|rnn_relu)\.input")
+MOST_STEPS = 400  # some 9,000 operators; partitioners keep all that follows from each of them
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def lower(
     """
     from executorch.exir import to_edge_transform_and_lower
 
+    check_recurrences(program)
     ports = {"inputs": [i.name for i in inputs], "outputs": [o.name for o in outputs]}
     try:
         if [d.name for d in delegates] == ["xnnpack"]:
@@ -83,11 +86,34 @@ def lower(
     return Lowered(report, describe(report))
 
 
+def check_recurrences(program: torch.export.ExportedProgram) -> None:
+    """Refuse what would take all of the memory: partitioners want it with the square of the steps.
+
+    :raises ExportError: names the first recurrence and its module.
+    """
+    nodes = [n for n in program.graph.nodes if RECURRENT.fullmatch(str(n.target))]
+    steps = sum(_steps(node) for node in nodes)
+    if steps > MOST_STEPS:
+        raise ExportError(
+            f"ExecuTorch cannot lower {_operator(nodes[0])}, used in {module_of(nodes[0])}: over "
+            f"{MOST_STEPS} steps ({steps}) take tens of GB of memory",
+            "it writes recurrences out step by step; timmx run-all shows which formats do not",
+        )
+
+
+def _steps(node: torch.fx.Node) -> int:
+    """How often a recurrence is applied: (input, hx, weights, has_biases, layers, ...)."""
+    layers, _, _, bidirectional, batch_first = node.args[4:9]
+    length = node.args[0].meta["val"].shape[1 if batch_first else 0]  # type: ignore[union-attr]
+    return int(length) * int(layers) * (2 if bidirectional else 1)  # type: ignore[arg-type]
+
+
 def describe(report: dict[str, Any]) -> list[str]:
     """A report in lines for a person."""
     lines = [f"planned memory: {report['planned_memory_mib']} MiB"]
     for name, found in report["delegates"].items():
-        lines.append(f"{name}: {found['operators']} operators in {found['parts']} parts")
+        parts = "1 part" if found["parts"] == 1 else f"{found['parts']} parts"
+        lines.append(f"{name}: {found['operators']} operators in {parts}")
     for row in report["portable"]:
         why = f": {row['reason']}" if row["reason"] else ""
         lines.append(f"portable kernel: {row['count']} {row['operator']}{why}")
@@ -128,9 +154,9 @@ def is_operator(node: torch.fx.Node) -> bool:
 
 def _operator(node: torch.fx.Node) -> str:
     """ "aten.expand_copy.default"."""
-    name = getattr(node.target, "__name__", str(node.target))
-    found = re.search(r"[a-z_]+\.\w+\.\w+", name)
-    return found[0] if found else name
+    names = (getattr(node.target, "__name__", ""), str(node.target))
+    found = (re.search(r"[a-z_]+\.\w+\.\w+", name) for name in names)
+    return next((match[0] for match in found if match), names[0] or names[1])
 
 
 @contextmanager

@@ -47,6 +47,7 @@ class LiteRTBackend(Backend):
             "bool",
             "One scale for each output channel of a weight in int8, not one for all.",
             True,
+            precisions=("int8", "dynamic-int8"),
         ),
         Option(
             "optimize",

@@ -18,8 +18,6 @@ def check_request(request: ExportRequest) -> None:
         raise RequestError(
             f"--io {options['io']} is for --precision int8, and {precision} files take floats"
         )
-    if not options["per_channel"] and precision not in ("int8", "dynamic-int8"):
-        raise RequestError(f"--no-per-channel makes no sense with --precision {precision}")
 
 
 def check_samples(count: int) -> None:

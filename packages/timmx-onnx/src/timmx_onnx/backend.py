@@ -57,6 +57,7 @@ class OnnxBackend(Backend):
             "How the ranges of activations follow from the calibration images (int8).",
             "percentile",
             choices=("percentile", "minmax", "entropy"),
+            precisions=("int8",),
         ),
         Option(
             "provider",

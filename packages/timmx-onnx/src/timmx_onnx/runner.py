@@ -22,14 +22,21 @@ FULL_PRECISION: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32
 
 
 class OnnxRunner(Runner):
-    """One session. The file is opened as a user would open it, with all of its optimisations."""
+    """One session.
 
-    def __init__(self, path: Path, providers: Sequence[str]) -> None:
+    The file is opened as a user would open it, with all of onnxruntime's optimisations.
+
+    :param fuse: False: without those that replace operators by others of onnxruntime's own.
+    """
+
+    def __init__(self, path: Path, providers: Sequence[str], *, fuse: bool = True) -> None:
         onnxruntime = import_onnxruntime()
         check_external_files(path)
         check_providers(providers, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if not fuse:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.intra_op_num_threads = usable_threads()
         # Waiting threads sleep: this process shares the machine with the one that waits for it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

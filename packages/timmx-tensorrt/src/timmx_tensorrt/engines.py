@@ -18,7 +18,7 @@ from timmx_core.backend import (
     Precision,
     Runner,
 )
-from timmx_core.errors import CannotRunHere, RequestError
+from timmx_core.errors import CannotRunHere, RequestError, VerificationError
 from timmx_tensorrt import gpu
 from timmx_tensorrt.library import Library
 from timmx_tensorrt.settings import Settings
@@ -58,6 +58,7 @@ COMMON_OPTIONS = (
         "How the ranges of activations follow from the calibration images (int8, fp8).",
         "percentile",
         choices=("percentile", "minmax", "entropy"),
+        precisions=tuple(p.name for p in PRECISIONS if p.calibrated),
     ),
     Option(
         "onnx_only",
@@ -80,6 +81,7 @@ class EngineBackend(Backend):
         """See `Backend.check_export`.
 
         :raises ExportError: the library builds on a GPU only, and there is none.
+        :raises VerificationError: a verdict is required, and no engine can be run here.
         """
         if request is not None:
             self._check_name(request)
@@ -88,6 +90,21 @@ class EngineBackend(Backend):
                 return
         self.library.check()
         self.check_builder()
+        if request is not None and request.shared["require_verified"]:
+            self._check_verifiable()
+
+    def _check_verifiable(self) -> None:
+        """Not after minutes of building.
+
+        :raises VerificationError: an engine cannot be run here.
+        """
+        try:
+            self.check_run()
+        except CannotRunHere as error:
+            raise VerificationError(
+                f"not verifiable here: {error.message}",
+                "leave --require-verified out, and run `timmx verify` where the GPU is",
+            ) from error
 
     def _check_name(self, request: ExportRequest) -> None:
         """Engines and ONNX files are told apart by their names."""
@@ -156,12 +173,11 @@ class EngineBackend(Backend):
 
     def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
         """See `Backend.open`."""
-        self.check_run()
         if path.suffix == ONNX:
-            raise CannotRunHere(
-                f"{path.name} is what an engine is built of, and no engine",
-                f"export again without --onnx-only, or build it with {self.library.title}",
-            )
+            from timmx_tensorrt.reference import OnnxReference
+
+            return OnnxReference(path)
+        self.check_run()
         from timmx_tensorrt.runner import EngineRunner, made_of
 
         obstacles = self.obstacles(path, made_of(path), gpu.find())
@@ -175,7 +191,9 @@ class EngineBackend(Backend):
     def snippet(self, manifest: Mapping[str, Any]) -> str | None:
         """See `Backend.snippet`."""
         if manifest["options"].get("onnx_only"):
-            return None
+            from timmx_onnx.backend import OnnxBackend
+
+            return OnnxBackend().snippet(manifest)
         from timmx_tensorrt.snippet import lines
 
         return lines(self.library.module, manifest)

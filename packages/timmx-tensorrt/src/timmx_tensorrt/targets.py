@@ -46,7 +46,7 @@ def parse(text: str | None, precision: str) -> tuple[str, ...]:
     """
     if text is None:
         return tuple(name for name in able(precision) if name not in ON_REQUEST)
-    names = [part.strip().lower() for part in text.split(",")]
+    names = [_plain(part) for part in text.split(",")]
     for name in names:
         if name not in LACKS:
             raise RequestError(
@@ -60,3 +60,10 @@ def parse(text: str | None, precision: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise RequestError("--target names one of them twice")
     return tuple(sorted(names, key=list(LACKS).index))
+
+
+def _plain(word: str) -> str:
+    """A compute capability is also written 8.6 and 86."""
+    word = word.strip().lower()
+    number = word.replace(".", "", 1)
+    return f"sm{number}" if number.isdecimal() else word

@@ -50,8 +50,9 @@ def _to_json(inspection: Inspection) -> dict[str, Any]:
 
 
 def _lines(inspection: Inspection) -> list[str]:
-    from timmx_core.cli.summary import port_lines
+    from timmx_core.cli.summary import port_lines, verdict_lines
     from timmx_core.inspection import verdict_of
+    from timmx_core.manifest import verdict_from_json
 
     manifest = inspection.manifest
     lines = [
@@ -67,6 +68,9 @@ def _lines(inspection: Inspection) -> list[str]:
     lines.append(f"{'made by':<9}{versions}")
     lines += [f"{'note':<9}{note}" for note in manifest.get("notes", ())]
     lines.append(f"{'verdict':<9}{verdict_of(inspection)}")
+    if inspection.record is not None and inspection.intact:
+        recorded = verdict_from_json(inspection.record["verdict"])
+        lines += verdict_lines(recorded)[1:]
     if inspection.record is None:
         lines.append(f"{'':<9}there is no record beside the file; timmx verify checks it")
     if not inspection.embedded:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timmx_core.measure import CAP_DB
-from timmx_core.results import ExportResult, Measurement, Verdict
+from timmx_core.results import ExportResult, Measurement, Verdict, worst_of
 from timmx_core.verification import FILE
 
 UNITS = ("B", "kB", "MB", "GB")
@@ -30,30 +30,41 @@ def port_lines(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """The verdict with its figures."""
+    """The verdict, and for each thing that was compared a line with the worst of its figures."""
     lines = [f"{'verdict':<9}{verdict.label}" + (f": {verdict.reason}" if verdict.reason else "")]
-    if verdict.worst is not None:
-        lines.append(f"{'':<9}{figures(verdict, verdict.worst)}")
+    compared = dict.fromkeys(row.comparison for row in verdict.measurements)
+    texts = [
+        figures(verdict, [r for r in verdict.measurements if r.comparison == name])
+        for name in compared
+    ]
+    lines += [f"{'':<9}{text}" for text in texts if text]
     if verdict.runner:
         lines.append(f"{'':<9}by {verdict.runner}")
     return lines
 
 
-def figures(verdict: Verdict, worst: Measurement) -> str:
-    """As in: SNR 121.3 dB (floor 80 dB), top-1 equal on 8 of 8 probes."""
+def figures(verdict: Verdict, rows: Sequence[Measurement]) -> str:
+    """As in: SNR 121.3 dB (floor 80 dB), top-1 equal on 8 of 8 probes.
+
+    :param rows: of one comparison.
+    :return: empty where nothing could be measured.
+    """
+    worst = worst_of(rows)
+    if worst is None:
+        return ""
     reached = "exact" if worst.snr_db == CAP_DB else f"{worst.snr_db:.1f} dB"
     text = f"SNR {reached} (floor {worst.floor_db:g} dB)"
-    if not any(m.comparison == FILE for m in verdict.measurements):
-        # The file itself was not run, and nobody shall think so.
-        text = f"not of the file, but of {worst.comparison!r}: {text}"
-    if len(verdict.measurements) > 1:
-        text += f", the worst of {len(verdict.measurements)} ({worst.output}, batch {worst.batch})"
-    agreements = [m.top1 for m in verdict.measurements if m.top1 is not None]
+    if worst.comparison != FILE:
+        text = f"{worst.comparison!r}: {text}"
+        if not any(m.comparison == FILE for m in verdict.measurements):
+            text = f"not of the file, but of {text}"  # which was not run; nobody shall think so
+    if len(rows) > 1:
+        text += f", the worst of {len(rows)} ({worst.output}, batch {worst.batch})"
+    agreements = [m.top1 for m in rows if m.top1 is not None]
     if agreements:
-        text += f", top-1 equal on {round(min(agreements) * verdict.probes)}"
-    elif verdict.probes:
-        return f"{text}, {verdict.probes} probes"
-    return f"{text} of {verdict.probes} probes" if agreements else text
+        agreed = round(min(agreements) * verdict.probes)
+        return f"{text}, top-1 equal on {agreed} of {verdict.probes} probes"
+    return f"{text}, {verdict.probes} probes" if verdict.probes else text
 
 
 def input_text(port: Mapping[str, Any]) -> str:

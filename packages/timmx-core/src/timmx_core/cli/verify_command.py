@@ -22,7 +22,7 @@ from timmx_core.shared_options import SHARED_OPTIONS
 if TYPE_CHECKING:
     from timmx_core.results import Verdict
 
-SHARED = ("probe_data", "checkpoint", "verify_timeout")
+SHARED = ("probe_data", "checkpoint", "verify_timeout", "require_verified")
 HEADING = "Verification"
 
 
@@ -62,7 +62,7 @@ def verify_command(
     """Check an exported file as it is now, against what it was exported from.
 
     Needs neither torch nor the weights, only the runtime of the format. Exit code 7: the file is
-    wrong, or nothing could be concluded.
+    wrong, or nothing could be concluded; with --require-verified also where it could not be run.
     """
     from timmx_core import api
     from timmx_core.cli.stages import reporting
@@ -83,7 +83,7 @@ def verify_command(
             verbose=settings.verbose,
         )
     _show(ctx, verdict, as_json)
-    ctx.exit(api.exit_code(verdict))
+    ctx.exit(api.exit_code(verdict, require_verified=shared["require_verified"]))
 
 
 def _show(ctx: click.Context, verdict: Verdict, as_json: bool) -> None:

@@ -24,8 +24,9 @@ from timmx_core.errors import (
 )
 from timmx_core.isolation.child import Ending, check_protocol, isolated_command, run_child
 from timmx_core.isolation.description import DescribedBackend
-from timmx_core.isolation.messages import error_from_json, verdict_from_json
+from timmx_core.isolation.messages import error_from_json
 from timmx_core.lifecycle import resolve_source
+from timmx_core.manifest import verdict_from_json
 from timmx_core.progress import Reporter
 from timmx_core.publishing import read_record
 from timmx_core.results import ExportResult, Inspection, Verdict

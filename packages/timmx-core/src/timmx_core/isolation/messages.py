@@ -19,14 +19,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from timmx_core import errors
 from timmx_core.errors import TimmxError, VerificationError
 from timmx_core.isolation.description import PROTOCOL
-from timmx_core.results import Measurement, Verdict
 
 
 def events_path(result: Path) -> Path:
@@ -140,21 +138,10 @@ def error_from_json(data: Mapping[str, Any]) -> TimmxError:
     error.log_tail = str(data.get("log_tail") or "")
     error.log_path = Path(data["log_path"]) if data.get("log_path") else None
     if isinstance(error, VerificationError) and data.get("verdict"):
+        from timmx_core.manifest import verdict_from_json
+
         error.verdict = verdict_from_json(data["verdict"])
     return error
-
-
-def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
-    """The verdict that `--json` prints; what a newer core added to it is left out."""
-    measurements = tuple(
-        Measurement(**_known(Measurement, item)) for item in data.get("measurements", ())
-    )
-    return Verdict(**_known(Verdict, data) | {"measurements": measurements})
-
-
-def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in data.items() if name in names}
 
 
 def _core() -> str:

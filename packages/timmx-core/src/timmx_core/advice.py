@@ -1,0 +1,60 @@
+"""What to do about a file that was not published, as the hint below its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from timmx_core.backend import Backend, ExportRequest
+from timmx_core.results import Verdict
+
+
+def advise(
+    verdict: Verdict, backend: Backend, request: ExportRequest, manifest: Mapping[str, Any]
+) -> str:
+    """The hint for a verdict that is not good enough."""
+    if verdict.status == "inconclusive":
+        return (
+            "verify with real weights (--pretrained) or images (--probe-data DIR), or publish "
+            "it all the same with --accept-inconclusive"
+        )
+    if verdict.status == "not verifiable here":
+        return "leave --require-verified out, and run `timmx verify` where the runtime is"
+    keeps = "--keep-failed DIR keeps the file for inspection"
+    if not is_lossy(verdict, backend, request):
+        return f"nothing was written; {keeps}"
+    random = manifest["model"]["weights"]["origin"] == "random"
+    remedies = ", or ".join(_remedies(backend, request, random=random))
+    return f"{request.precision.name} may be too low for this model: try {remedies}; {keeps}"
+
+
+def is_lossy(verdict: Verdict, backend: Backend, request: ExportRequest) -> bool:
+    """Whether all that a file misses is the floor of a precision below the format's highest."""
+    floor = request.precision.floor_db
+    if floor == max(p.floor_db for p in backend.precisions):
+        return False
+    missed = [row for row in verdict.measurements if row.status == "failed"]
+    return bool(missed) and all(
+        row.snr_db is not None and 0 < row.snr_db < row.floor_db == floor for row in missed
+    )
+
+
+def _remedies(backend: Backend, request: ExportRequest, *, random: bool) -> Iterator[str]:
+    """The nearest first."""
+    own = request.precision
+    if own.calibrated and request.shared["random_calibration"]:
+        yield "--calibration-data DIR"
+    elif own.calibrated:
+        yield "other calibration images"
+    if random:
+        yield "--pretrained"
+    # Of two with the same floor, the one that needs no calibration keeps more of the activations.
+    gentler = [
+        p
+        for p in backend.precisions
+        if p.floor_db > own.floor_db
+        or (p.floor_db == own.floor_db and own.calibrated and not p.calibrated)
+    ]
+    if gentler:
+        names = [p.name for p in sorted(gentler, key=lambda p: p.floor_db)]
+        yield f"--precision {' or '.join(names)}"

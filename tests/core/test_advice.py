@@ -1,0 +1,77 @@
+"""What is told beside a verdict that is not good enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pocket_format import PocketBackend
+
+from timmx_core.advice import advise
+from timmx_core.backend import Precision
+from timmx_core.options import make_request
+from timmx_core.results import Measurement, Verdict
+
+
+class Lower(PocketBackend):
+    """Has precisions below float32, of which one is calibrated."""
+
+    precisions = (
+        Precision("fp32", "float32", "float32", floor_db=80.0),
+        Precision("fp16", "float16", "float16", floor_db=30.0),
+        Precision("int8", "int8", "int8", floor_db=5.0, calibrated=True),
+        Precision("dynamic-int8", "int8", "float32", floor_db=5.0),
+    )
+
+
+def hint(
+    snr_db: float | None, floor_db: float = 5.0, origin: str = "pretrained", **given: Any
+) -> str:
+    """For a file whose one measurement failed."""
+    row = Measurement("file", "output", 1, snr_db, floor_db, status="failed", reason="so")
+    request = make_request(Lower(), "resnet18", given)
+    manifest = {"model": {"weights": {"origin": origin}}}
+    return advise(Verdict("failed", "so", measurements=(row,)), Lower(), request, manifest)
+
+
+RANDOM = {"precision": "int8", "random_calibration": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "origin", "remedies"),
+    [
+        (
+            RANDOM,
+            "random",
+            "--calibration-data DIR, or --pretrained, or --precision dynamic-int8 or fp16 or fp32",
+        ),
+        (
+            {"precision": "int8", "calibration_data": "images"},
+            "pretrained",
+            "other calibration images, or --precision dynamic-int8 or fp16 or fp32",
+        ),
+        ({"precision": "dynamic-int8"}, "pretrained", "--precision fp16 or fp32"),
+    ],
+)
+def test_a_precision_that_loses_too_much(given: dict[str, Any], origin: str, remedies: str) -> None:
+    said = hint(3.1, origin=origin, **given)
+    name = given["precision"]
+    assert said == (
+        f"{name} may be too low for this model: try {remedies}; --keep-failed DIR keeps the file "
+        "for inspection"
+    )
+
+
+@pytest.mark.parametrize(
+    ("snr_db", "floor_db", "given"),
+    [
+        (None, 5.0, RANDOM),  # no answer, NaN, another shape
+        (-4.0, 5.0, RANDOM),  # nothing like the model
+        (20.0, 80.0, RANDOM),  # the float file that it was made from is wrong already
+        (20.0, 80.0, {}),  # as precise as it can be
+    ],
+)
+def test_a_file_that_is_wrong_is_not_excused_with_its_precision(
+    snr_db: float | None, floor_db: float, given: dict[str, Any]
+) -> None:
+    assert hint(snr_db, floor_db, **given).startswith("nothing was written")

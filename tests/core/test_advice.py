@@ -25,13 +25,17 @@ class Lower(PocketBackend):
 
 
 def hint(
-    snr_db: float | None, floor_db: float = 5.0, origin: str = "pretrained", **given: Any
+    snr_db: float | None,
+    floor_db: float = 5.0,
+    origin: str = "pretrained",
+    beside: tuple[Measurement, ...] = (),
+    **given: Any,
 ) -> str:
-    """For a file whose one measurement failed."""
+    """For a file whose one measurement failed, with others beside it."""
     row = Measurement("file", "output", 1, snr_db, floor_db, status="failed", reason="so")
     request = make_request(Lower(), "resnet18", given)
     manifest = {"model": {"weights": {"origin": origin}}}
-    return advise(Verdict("failed", "so", measurements=(row,)), Lower(), request, manifest)
+    return advise(Verdict("failed", "so", measurements=(row, *beside)), Lower(), request, manifest)
 
 
 RANDOM = {"precision": "int8", "random_calibration": True}
@@ -60,6 +64,12 @@ def test_a_precision_that_loses_too_much(given: dict[str, Any], origin: str, rem
         f"{name} may be too low for this model: try {remedies}; --keep-failed DIR keeps the file "
         "for inspection"
     )
+
+
+def test_what_is_known_to_be_right_before_it_is_lowered() -> None:
+    float_file = Measurement("float file", "output", 1, 95.0, 80.0)
+    assert hint(-5.8, **RANDOM).startswith("nothing was written")
+    assert hint(-5.8, beside=(float_file,), **RANDOM).startswith("int8 may be too low")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def test_doctor_tells_of_both() -> None:
     assert formats["tensorrt-rtx"]["can_export"]
     assert not formats["tensorrt"]["can_export"]
     assert "tensorrt is not installed" in formats["tensorrt"]["errors"]
+    assert formats["tensorrt"]["remedy"] == CLASSIC.install  # as an export says
 
 
 # ---------------------------------------------------------------- the machine

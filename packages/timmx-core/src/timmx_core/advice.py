@@ -29,13 +29,18 @@ def advise(
 
 
 def is_lossy(verdict: Verdict, backend: Backend, request: ExportRequest) -> bool:
-    """Whether all that a file misses is the floor of a precision below the format's highest."""
+    """Whether all that a file misses is the floor of a precision below the format's highest.
+
+    Nothing like the model's answers are a fault, unless what was lowered is known to be right.
+    """
     floor = request.precision.floor_db
     if floor == max(p.floor_db for p in backend.precisions):
         return False
     missed = [row for row in verdict.measurements if row.status == "failed"]
+    right_before = any(r.status == "passed" and r.floor_db > floor for r in verdict.measurements)
     return bool(missed) and all(
-        row.snr_db is not None and 0 < row.snr_db < row.floor_db == floor for row in missed
+        row.snr_db is not None and row.floor_db == floor and (row.snr_db > 0 or right_before)
+        for row in missed
     )
 
 

@@ -291,7 +291,11 @@ def _format(manager: PluginManager, name: str) -> dict[str, Any]:
     backend = manager.backend(name)
     row = manager.row_of(name)
     requirements = assess_requirements(backend)
-    export = assess_export(backend) if requirements.ok else requirements
+    export = assess_export(backend)
+    if not requirements.ok:
+        # The format's own remedy where it has one: an export names the same.
+        remedy = export.remedy or requirements.remedy
+        requirements = export = Answer(False, requirements.error, remedy)
     run = assess_run(backend)
     bad = next((answer for answer in (requirements, export, run) if not answer.ok), Answer(True))
     return {

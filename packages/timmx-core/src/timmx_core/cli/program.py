@@ -169,7 +169,9 @@ def _report(error: Exception, settings: Settings) -> int:
     if settings.answer is not None:
         return _answer_error(error, settings.answer)
     terminal = settings.terminal
-    if error.log_tail and not settings.verbose:
+    measured = isinstance(error, VerificationError) and error.verdict and error.verdict.worst
+    # Figures say more than what a converter printed that did its work.
+    if error.log_tail and not settings.verbose and not measured:
         for line in error.log_tail.splitlines():
             terminal.line(f"  | {line}")
     further: dict[str, Any] = {}

@@ -54,8 +54,7 @@ def missing_record(path: Path, backends: Iterable[Backend]) -> str:
     """What is missing of a file of a format that holds no manifests; empty for any other."""
     for backend in backends:
         if path.suffix in backend.suffixes and type(backend).embed is Backend.embed:
-            record = record_path(path).name
-            return f"{record}, which says of {backend.name} files what they are, is not beside it"
+            return f"{record_path(path).name}, which says what the file is, is not beside it"
     return ""
 
 

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import IO, Any, Self
 
-from timmx_core.interrupts import at_end, forget
 from timmx_core.paths import log_dir
 
 PROGRESS_BAR = re.compile(r"\d%\|")  # of tqdm
@@ -28,12 +27,12 @@ class Noise:
     """While entered, descriptors 1 and 2 lead to a log file; `terminal` is the real stderr.
 
     With `verbose` nothing is hidden: what goes to stdout goes to the real stderr, so that stdout
-    still carries the result alone. `enabled=False` does nothing (a nested use).
+    still carries the result alone.
     """
 
     def __init__(self, *, verbose: bool = False) -> None:
         self.verbose = verbose
-        self.log: Path | None = None
+        self._log: IO[bytes] | None = None
         self.terminal: IO[str] = sys.stderr
         self._stack = contextlib.ExitStack()
 
@@ -54,7 +53,6 @@ class Noise:
         handle = self._open_log()
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        os.close(handle)
         stream = io.TextIOWrapper(
             io.BufferedWriter(_Heedless(os.dup(1), "w")),
             encoding="utf-8",
@@ -70,20 +68,16 @@ class Noise:
     def _open_log(self) -> int:
         """The log's descriptor; that of nothing where no temporary file can be made."""
         try:
-            handle, name = tempfile.mkstemp(prefix="timmx-", suffix=".log")
+            # Without a name, so that nothing is left of it however this process ends.
+            log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (the stack closes it)
         except OSError:
-            return os.open(os.devnull, os.O_WRONLY)
-        self.log = Path(name)
-        at_end(self.log.unlink)
-        return handle
+            return self._stack.enter_context(Path(os.devnull).open("wb")).fileno()
+        self._log = self._stack.enter_context(log)
+        return self._log.fileno()
 
     def __exit__(self, *_: object) -> None:
         _flush()
         self._stack.close()
-        if self.log is not None:
-            with contextlib.suppress(OSError):
-                self.log.unlink()
-            forget(self.log.unlink)
 
     def _restore(self, saved: list[int]) -> None:
         _flush()
@@ -93,32 +87,39 @@ class Noise:
 
     def tail(self) -> str:
         """The last lines of the log that say something, for a failure's message."""
-        _flush()
-        if self.log is None:
-            return ""
-        with self.log.open("rb") as log:
-            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
-            text = log.read().decode("utf-8", "replace")
+        text = self._written(TAIL_BYTES).decode("utf-8", "replace")
         lines = [line.rstrip() for line in text.splitlines() if line.strip()]
         telling = [line for line in lines if not PROGRESS_BAR.search(line)]
         return "\n".join(shorten(line) for line in telling[-TAIL_LINES:])
 
     def keep(self, extra: str = "") -> Path | None:
         """Keep the log after all, for a failure; None where there is none or no room for it."""
-        _flush()
-        if self.log is None or (not extra and self.log.stat().st_size == 0):
+        text = self._written() + extra.encode("utf-8", "replace")
+        if not text:
             return None
         stamp = time.strftime("%Y%m%d-%H%M%S")
         kept = log_dir() / f"{stamp}-{os.getpid()}.log"
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(self.log.read_bytes() + extra.encode("utf-8", "replace"))
+            kept.write_bytes(text)
         except OSError:
             # A full disk must not hide the failure that is being reported.
             with contextlib.suppress(OSError):
                 kept.unlink()
             return None
         return kept
+
+    def _written(self, most: int | None = None) -> bytes:
+        """The end of the log, or all of it."""
+        _flush()
+        if self._log is None:
+            return b""
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(0 if most is None else max(0, size - most))
+        content = self._log.read()
+        # Whoever still writes has this same place in it.
+        self._log.seek(0, os.SEEK_END)
+        return content
 
 
 class _Heedless(io.FileIO):

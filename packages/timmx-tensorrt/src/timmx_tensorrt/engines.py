@@ -190,10 +190,10 @@ class EngineBackend(Backend):
 
     def snippet(self, manifest: Mapping[str, Any]) -> str | None:
         """See `Backend.snippet`."""
-        if manifest["options"].get("onnx_only"):
-            from timmx_onnx.backend import OnnxBackend
+        from timmx_tensorrt.snippet import lines, onnx_lines
 
-            return OnnxBackend().snippet(manifest)
-        from timmx_tensorrt.snippet import lines
+        if manifest["options"].get("onnx_only"):
+            # onnxruntime lacks kernels for bfloat16.
+            return None if manifest["precision"]["name"] == "bf16" else onnx_lines(manifest)
 
         return lines(self.library.module, manifest)

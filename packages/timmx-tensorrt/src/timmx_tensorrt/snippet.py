@@ -1,4 +1,4 @@
-"""Lines of Python that run an engine with the library's own API."""
+"""Lines of Python that run an engine with the library's own API, or its ONNX in onnxruntime."""
 
 from __future__ import annotations
 
@@ -28,4 +28,21 @@ def lines(module: str, manifest: Mapping[str, Any]) -> str:
         "context.execute_async_v3(stream.cuda_stream)\n"
         "stream.synchronize()\n"
         f"outputs = [tensors[name].cpu().numpy() for name in {outputs!r}]\n"
+    )
+
+
+def onnx_lines(manifest: Mapping[str, Any]) -> str:
+    """They run the file of `--onnx-only` as it was verified (see `reference`)."""
+    port = manifest["inputs"][0]["name"]
+    outputs = [output["name"] for output in manifest["outputs"]]
+    return (
+        "import onnxruntime\n"
+        "options = onnxruntime.SessionOptions()\n"
+        "# With its own fusions onnxruntime computes float8 wrongly.\n"
+        "options.graph_optimization_level = "
+        "onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC\n"
+        "session = onnxruntime.InferenceSession(\n"
+        '    path, options, providers=["CPUExecutionProvider"]\n'
+        ")\n"
+        f"outputs = session.run({outputs!r}, {{{port!r}: x}})\n"
     )

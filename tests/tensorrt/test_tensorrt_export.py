@@ -283,7 +283,17 @@ def test_an_onnx_file_of_types_that_onnxruntime_hardly_has(
 
 
 @without_gpu
-def test_an_engine_without_its_record(engine: Path, manager: ClosedManager, tmp_path: Path) -> None:
+def test_an_engine_without_its_record_or_with_a_bad_one(
+    engine: Path, manager: ClosedManager, tmp_path: Path
+) -> None:
+    failed = tmp_path / "failed.engine"
+    failed.write_bytes(engine.read_bytes())
+    record = json.loads(engine.with_name("model.engine.timmx.json").read_text())
+    record["verdict"] |= {"status": "failed", "reason": "-5.8 dB, below 5 dB"}
+    failed.with_name("failed.engine.timmx.json").write_text(json.dumps(record))
+    verdict = api.verify(failed, manager=manager)
+    assert verdict.status == "failed"
+    assert "-5.8 dB" in verdict.reason
     alone = tmp_path / "alone.engine"
     alone.write_bytes(engine.read_bytes())
     with pytest.raises(ArtifactError) as caught:

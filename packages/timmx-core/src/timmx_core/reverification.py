@@ -83,7 +83,7 @@ def verify_file(
     with watch.stage("verify"):
         try:
             with _scratch() as scratch:
-                return verify_artifact(
+                verdict = verify_artifact(
                     backend,
                     _artifact(path, manifest),
                     references,
@@ -95,11 +95,22 @@ def verify_file(
                     timeout=timeout,
                     labels=manifest.get("labels"),
                 )
+                return _with_record(verdict, inspection.record)
         except OSError as error:
             raise OutputError(
                 f"the temporary folder cannot be written: {error.strerror or error}",
                 "make room there, or name another one with TMPDIR",
             ) from error
+
+
+def _with_record(verdict: Verdict, record: Mapping[str, Any] | None) -> Verdict:
+    """What failed where it was made is not excused by a machine that cannot run it."""
+    if verdict.status != "not verifiable here" or record is None:
+        return verdict
+    recorded = record["verdict"]
+    if recorded["status"] != "failed":
+        return verdict
+    return Verdict("failed", f"so its record says ({recorded.get('reason', '')}); {verdict.reason}")
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pocket_format import PocketBackend
 
 from timmx_core.advice import advise
-from timmx_core.backend import Precision
+from timmx_core.backend import Option, Precision
 from timmx_core.options import make_request
 from timmx_core.results import Measurement, Verdict
 
@@ -22,6 +23,12 @@ class Lower(PocketBackend):
         Precision("int8", "int8", "int8", floor_db=5.0, calibrated=True),
         Precision("dynamic-int8", "int8", "float32", floor_db=5.0),
     )
+    options = (
+        *PocketBackend.options,
+        Option(
+            "ranges", "str", "How.", "mean", choices=("mean", "most", "all"), precisions=("int8",)
+        ),
+    )
 
 
 def hint(
@@ -29,13 +36,15 @@ def hint(
     floor_db: float = 5.0,
     origin: str = "pretrained",
     beside: tuple[Measurement, ...] = (),
+    kept: Path | None = None,
     **given: Any,
 ) -> str:
     """For a file whose one measurement failed, with others beside it."""
     row = Measurement("file", "output", 1, snr_db, floor_db, status="failed", reason="so")
     request = make_request(Lower(), "resnet18", given)
     manifest = {"model": {"weights": {"origin": origin}}}
-    return advise(Verdict("failed", "so", measurements=(row, *beside)), Lower(), request, manifest)
+    verdict = Verdict("failed", "so", measurements=(row, *beside))
+    return advise(verdict, Lower(), request, manifest, kept)
 
 
 RANDOM = {"precision": "int8", "random_calibration": True}
@@ -47,12 +56,18 @@ RANDOM = {"precision": "int8", "random_calibration": True}
         (
             RANDOM,
             "random",
-            "--calibration-data DIR, or --pretrained, or --precision dynamic-int8 or fp16 or fp32",
+            (
+                "--calibration-data DIR, or --pretrained, or --ranges most or all, or --precision "
+                "dynamic-int8 or fp16 or fp32"
+            ),
         ),
         (
-            {"precision": "int8", "calibration_data": "images"},
+            {"precision": "int8", "calibration_data": "images", "ranges": "all"},
             "pretrained",
-            "other calibration images, or --precision dynamic-int8 or fp16 or fp32",
+            (
+                "other calibration images, or --ranges mean or most, or --precision "
+                "dynamic-int8 or fp16 or fp32"
+            ),
         ),
         ({"precision": "dynamic-int8"}, "pretrained", "--precision fp16 or fp32"),
     ],
@@ -64,6 +79,16 @@ def test_a_precision_that_loses_too_much(given: dict[str, Any], origin: str, rem
         f"{name} may be too low for this model: try {remedies}; --keep-failed DIR keeps the file "
         "for inspection"
     )
+
+
+def test_a_file_that_was_kept_is_named_beside_what_helps() -> None:
+    said = hint(3.1, precision="dynamic-int8", keep_failed="bad", kept=Path("bad/model.pocket"))
+    assert said == (
+        "dynamic-int8 may be too low for this model: try --precision fp16 or fp32; kept for "
+        "inspection: bad/model.pocket"
+    )
+    said = hint(-4.0, precision="dynamic-int8", keep_failed="bad", kept=Path("bad/model.pocket"))
+    assert said == "kept for inspection: bad/model.pocket"
 
 
 def test_what_is_known_to_be_right_before_it_is_lowered() -> None:

@@ -399,6 +399,7 @@ def test_an_export_from_end_to_end(timmx: Run, tmp_path: Path, exported: Path) -
     for note in ("note: the weights are random", "note: a remark", "SNR ", "(floor 80 dB)"):
         assert note in done.stderr
     assert "converter noise" not in done.stderr
+    assert f"record   {result['path']}.timmx.json" in done.stderr.splitlines()
 
     shown = timmx("inspect", "small.alpha")
     assert shown.returncode == 0, shown.stderr
@@ -416,6 +417,9 @@ def test_an_export_from_end_to_end(timmx: Run, tmp_path: Path, exported: Path) -
     spoilt = timmx("verify", "small.alpha")
     assert spoilt.returncode == 7
     assert spoilt.stdout.startswith("failed: ")
+    of_it = timmx("inspect", "small.alpha", "--snippet", "python")
+    assert of_it.returncode == 0
+    assert of_it.stderr == "note: small.alpha is not the file that was verified\n"
     bad = timmx("verify", "small.alpha", "--cores", "0")
     assert bad.returncode == 2
 
@@ -566,13 +570,13 @@ def test_figures_of_something_else_are_not_taken_for_the_files_own() -> None:
     _, figures = verdict_lines(verdict)
     assert figures.strip().startswith("not of the file, but of 'ONNX given to the builder': SNR 90")
     own = replace(row, comparison="file", snr_db=120.0, top1=1.0)
-    further = replace(row, comparison="in fp16 arithmetic", top1=0.5)
+    further = replace(row, comparison="in simulated fp16 arithmetic", top1=0.5)
     verified = replace(verdict, status="verified", measurements=(own, row, further))
     # A line for each, with figures that belong together.
     assert [line.strip() for line in verdict_lines(verified)[1:]] == [
         "SNR 120.0 dB (floor 80 dB), top-1 equal on 8 of 8 probes",
         "'ONNX given to the builder': SNR 90.0 dB (floor 80 dB), 8 probes",
-        "'in fp16 arithmetic': SNR 90.0 dB (floor 80 dB), top-1 equal on 4 of 8 probes",
+        "'in simulated fp16 arithmetic': SNR 90.0 dB (floor 80 dB), top-1 equal on 4 of 8 probes",
     ]
 
 

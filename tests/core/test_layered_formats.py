@@ -61,7 +61,7 @@ def test_a_further_comparison_can_fail_what_cannot_run_here(tmp_path: Path) -> N
     assert other.path is not None
     backend.other = other.path
     folder = tmp_path / "out"
-    with pytest.raises(VerificationError, match="another pocket file, output output"):
+    with pytest.raises(VerificationError, match="another pocket file, output at"):
         export(folder / "model.sealed", backend, PocketBackend())
     assert not folder.exists()
 

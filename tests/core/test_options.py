@@ -151,6 +151,9 @@ def test_a_calibrated_precision_wants_images() -> None:
     given = {"precision": "int8", "calibration_data": "x", "random_calibration": True}
     with pytest.raises(RequestError, match="exclude each other"):
         make_request(Calibrated(), "resnet18", given)
+    given = {"precision": "int8", "random_calibration": True, "calibration_preprocessed": True}
+    with pytest.raises(RequestError, match="--calibration-preprocessed exclude each other"):
+        make_request(Calibrated(), "resnet18", given)
     with pytest.raises(RequestError, match="--calibration-samples makes no sense with"):
         make_request(Calibrated(), "resnet18", {"calibration_samples": 3})
 

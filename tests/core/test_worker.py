@@ -50,7 +50,7 @@ def test_outputs_come_back_for_every_probe_and_batch_size(tmp_path: Path) -> Non
         ("segfault", "failed", "died with SIGSEGV"),
         ("exit", "failed", "ended with exit code 3"),
         ("raise", "failed", "RuntimeError: kernel 7 is not there"),
-        ("scalar", "failed", "output output has shape () for a batch of 1"),
+        ("scalar", "failed", "output has shape () for a batch of 1"),
         ("pickle", "failed", "the runtime refused the file"),
         ("broken file", "failed", "the file is cut off"),
         ("no device", "cannot run", "there is no such card here"),

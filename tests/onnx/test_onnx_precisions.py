@@ -16,6 +16,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from photo_trials import calibration_folder, classes_of_file, classes_of_timm
+from PIL import Image
 from testdata import Photograph
 
 import timmx_core
@@ -89,7 +90,7 @@ def test_fp16_halves_the_weights_and_leaves_the_ports(tmp_path: Path) -> None:
 def test_fp16_is_judged_in_its_own_arithmetic(tmp_path: Path) -> None:
     """onnxruntime's kernels on the CPU would compute most of it in fp32."""
     rows = exported(tmp_path, tiny_cnn(), "fp16").verdict.measurements
-    assert {row.comparison for row in rows} == {"file", "in fp16 arithmetic"}
+    assert {row.comparison for row in rows} == {"file", "in simulated fp16 arithmetic"}
 
 
 class Large(torch.nn.Module):
@@ -123,7 +124,7 @@ def test_an_overflow_fails_in_fp16_arithmetic(
     monkeypatch.setattr(half, "CIRCLES", (frozenset(),))
     real = half._circles
     monkeypatch.setattr(half, "_circles", lambda *given: list(real(*given))[:1])
-    with pytest.raises(VerificationError, match="in fp16 arithmetic"):
+    with pytest.raises(VerificationError, match="in simulated fp16 arithmetic"):
         exported(tmp_path, Large().eval(), "fp16")
 
 
@@ -264,6 +265,40 @@ def test_calibration_wants_data(tmp_path: Path) -> None:
             "int8",
             random_calibration=False,
             calibration_data=str(hostile),
+        )
+
+
+def test_what_was_calibrated_on_is_said(tmp_path: Path) -> None:
+    """In the summary and by inspect; and that so few images are too few."""
+    images = tmp_path / "images"
+    images.mkdir()
+    pixels = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    Image.fromarray(pixels).save(images / "one.png")
+    few, noise = tmp_path / "few.onnx", tmp_path / "noise.onnx"
+    said = "numbers  int8: weights int8 per channel, activations uint8; calibrated on "
+    for path, words, samples, note in (
+        (few, ["--calibration-data", images], "1 image", "calibrated on 1 image: ranges of so few"),
+        (noise, ["--random-calibration"], "128 synthetic images", "calibrated on synthetic images"),
+    ):
+        command = [TIMMX, "onnx", "test_resnet", "--precision", "int8", *words, "-o", path]
+        done = subprocess.run(
+            [*command, "--accept-inconclusive"], capture_output=True, text=True, check=True
+        )
+        assert f"note: {note}" in done.stderr
+        assert said + samples in done.stderr.splitlines()
+        shown = subprocess.run([TIMMX, "inspect", path], capture_output=True, text=True, check=True)
+        assert said + samples in shown.stdout.splitlines()
+
+
+def test_preprocessed_images_are_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"is about an array of floats, and .* is a folder"):
+        exported(
+            tmp_path,
+            "resnet18",
+            "int8",
+            random_calibration=False,
+            calibration_data=str(tmp_path),
+            calibration_preprocessed=True,
         )
 
 

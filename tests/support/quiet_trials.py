@@ -28,7 +28,7 @@ from timmx_core.testing.distributions import fake_dist
 # All that an export has to say.
 LINES = re.compile(
     r" *[\w ()]+? +\d+\.\d s|note: the weights are random .*|file     .*|input    .*|output   .*"
-    r"|         /.*"  # a companion's path
+    r"|         /.*|record   /.*|numbers  .*"  # the first of them: a companion's path
     r"|verdict  verified(?: \(reference interpreter\))?|         SNR .*|         by .*"
 )
 SCRIPT = """

@@ -10,4 +10,7 @@ class TestTensorRtRtx(QuietTests):
     """Its libraries print from Python and from C."""
 
     format = "tensorrt-rtx"
-    also = r"verdict  not verifiable here: .*| +not of the file, but of '[\w ]+': SNR .*"
+    also = (
+        r"verdict  not verifiable here: .*| +not of the file, but of '[\w ]+': SNR .*"
+        r"|note: the engine is for .*"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,13 @@ import pytest
 
 import timmx_core
 from timmx_core import api
-from timmx_core.errors import ArtifactError, ExportError, PluginError, VerificationError
+from timmx_core.errors import (
+    ArtifactError,
+    ExportError,
+    PluginError,
+    RequestError,
+    VerificationError,
+)
 from timmx_core.inspection import snippet as make_snippet
 from timmx_core.testing import ClosedManager, manager_of
 from timmx_onnx.backend import OnnxBackend
@@ -72,6 +79,8 @@ def test_the_command_says_what_was_verified_and_what_was_not(tmp_path: Path) -> 
     assert "verdict not verifiable here: there is no NVIDIA driver here" in said
     assert "not of the file, but of 'ONNX given to the builder': SNR" in said
     assert "the engine takes up to 64 images; --batch-max N changes that" in said
+    assert "the engine is for sm80, sm86, sm89, sm120, sm121" in said
+    assert "numbers fp32: weights float32, activations float32" in said
     record = json.loads((tmp_path / "resnet18.engine.timmx.json").read_text())
     rows = record["verdict"]["measurements"]
     assert {row["comparison"] for row in rows} == {"ONNX given to the builder"}
@@ -134,10 +143,14 @@ def test_it_is_told_before_anything_is_built(engine: Path, tmp_path: Path) -> No
     ("precision", "comparisons", "kind"),
     [
         ("tf32", {"ONNX given to the builder, in fp32"}, "float"),
-        ("fp16", {"ONNX given to the builder", "in fp16 arithmetic"}, "half"),
-        ("bf16", {"in bf16 arithmetic", "float file"}, "bf16"),
-        ("int8", {"ONNX given to the builder", "in int8 arithmetic", "float file"}, "int8"),
-        ("fp8", {"in fp8 arithmetic", "float file"}, "fp8"),
+        ("fp16", {"ONNX given to the builder", "in simulated fp16 arithmetic"}, "half"),
+        ("bf16", {"in simulated bf16 arithmetic", "float file"}, "bf16"),
+        (
+            "int8",
+            {"ONNX given to the builder", "in simulated int8 arithmetic", "float file"},
+            "int8",
+        ),
+        ("fp8", {"in simulated fp8 arithmetic", "float file"}, "fp8"),
     ],
 )
 def test_a_network_is_in_the_precision_that_was_asked_for(
@@ -181,14 +194,14 @@ def test_fewer_targets_and_less_memory(manager: ClosedManager, tmp_path: Path) -
         "tensorrt-rtx",
         MODEL,
         output=tmp_path / "model.plan",
-        target="SM89,8.6",
+        target="SM_89,8.6",
         workspace=64,
         verify=False,
         manager=manager,
         **SMALL,
     )
     assert result.manifest["report"]["built"]["targets"] == ["sm86", "sm89"]
-    with pytest.raises(ExportError, match="OutOfMemory"):
+    with pytest.raises(ExportError, match="OutOfMemory") as caught:
         api.export(
             "tensorrt-rtx",
             "resnet18",
@@ -197,6 +210,7 @@ def test_fewer_targets_and_less_memory(manager: ClosedManager, tmp_path: Path) -
             workspace=1,
             manager=manager,
         )
+    assert "--workspace allows each layer 1 MiB" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
@@ -205,7 +219,7 @@ def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) 
     result = api.export(
         name,
         MODEL,
-        output=tmp_path / "model.onnx",
+        output=tmp_path / "a model.onnx",
         onnx_only=True,
         precision="int8",
         random_calibration=True,
@@ -218,10 +232,12 @@ def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) 
     assert result.verdict.runner.startswith("onnxruntime")
     # The file itself, and what it is made of; not the same file a second time.
     compared = {row.comparison for row in result.verdict.measurements}
-    assert compared == {"file", "in int8 arithmetic", "float file"}
+    assert compared == {"file", "in simulated int8 arithmetic", "float file"}
     assert all(row.status == "passed" for row in result.verdict.measurements)
-    (command,) = (note for note in result.notes if note.startswith("build it with: "))
-    assert "--onnx=model.onnx --saveEngine=model.engine" in command
+    command, check = (shlex.split(n.partition(": ")[2]) for n in result.notes if " with: " in n)
+    assert "--onnx=a model.onnx" in command
+    assert "--saveEngine=a model.engine" in command
+    assert check == ["timmx", "verify", "a model.engine", "--built-from", "a model.onnx"]
     assert "--noTF32" in command
     assert "--maxShapes=input:8x3x64x64" in command
     assert result.path is not None
@@ -234,11 +250,75 @@ def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) 
     assert "onnxruntime.InferenceSession" in make_snippet(
         api.inspect(result.path, manager=manager), manager.backend(name)
     )
+    assert again.runner == result.verdict.runner
+    # The file says by itself what it is, and of which format.
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(result.path.read_bytes())
+    assert api.inspect(alone, manager=manager).format == name
+    assert api.verify(alone, manager=manager).label == "verified (reference interpreter)"
+    with pytest.raises(ArtifactError, match=f"of onnx whose manifest says {name}"):
+        api.inspect(alone, manager=manager_of(OnnxBackend()))
     spoiled = onnx.load(result.path)
     next(n for n in spoiled.graph.node if n.op_type == "Relu").op_type = "Abs"
-    onnx.save(spoiled, result.path)
-    result.path.with_name("model.onnx.timmx.json").rename(tmp_path / "other.onnx.timmx.json")
-    assert api.verify(result.path, manager=manager).status == "inconclusive"
+    onnx.save(spoiled, alone)
+    assert api.verify(alone, manager=manager).status == "failed"
+
+
+def test_what_another_program_made_of_a_file(manager: ClosedManager, tmp_path: Path) -> None:
+    """It is held against what the file says, as an engine is that trtexec built of it."""
+    source, made = tmp_path / "model.onnx", tmp_path / "simplified.onnx"
+    api.export(
+        "tensorrt", MODEL, output=source, onnx_only=True, verify=False, manager=manager, **SMALL
+    )
+    model = onnx.load(source)
+    del model.metadata_props[:]
+    onnx.save(model, made)
+    assert api.verify(made, manager=manager).status == "inconclusive"
+    verdict = api.verify(made, manager=manager, built_from=source)
+    assert verdict.label == "verified (reference interpreter)"
+    assert verdict.probes == 8
+    next(n for n in model.graph.node if n.op_type == "Relu").op_type = "Abs"
+    onnx.save(model, made)
+    assert api.verify(made, manager=manager, built_from=source).status == "failed"
+    engine = tmp_path / "model.engine"
+    engine.write_bytes(b"of trtexec")
+    if not _has_gpu():
+        verdict = api.verify(engine, manager=manager, built_from=source)
+        assert verdict.status == "not verifiable here"
+    with pytest.raises(RequestError, match=r"which runs \.engine or \.plan or \.onnx, and not"):
+        api.verify(_renamed(engine, ".bin"), manager=manager, built_from=source)
+    with pytest.raises(ArtifactError, match="does not exist"):
+        api.verify(tmp_path / "none.engine", manager=manager, built_from=source)
+    source.write_bytes(made.read_bytes())
+    with pytest.raises(RequestError, match=r"--built-from .* is not the file that was verified"):
+        api.verify(made, manager=manager, built_from=source)
+
+
+def _renamed(path: Path, suffix: str) -> Path:
+    return path.rename(path.with_suffix(suffix))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+def test_the_onnx_file_is_one_that_older_releases_read(
+    precision: str, manager: ClosedManager, tmp_path: Path
+) -> None:
+    calibrated = {"random_calibration": True} if precision in ("int8", "fp8") else {}
+    path = tmp_path / "model.onnx"
+    api.export(
+        "tensorrt",
+        MODEL,
+        output=path,
+        onnx_only=True,
+        precision=precision,
+        verify=False,
+        manager=manager,
+        **calibrated,
+        **SMALL,
+    )
+    model = onnx.load(path)
+    (opset,) = model.opset_import
+    assert opset.version == (22 if precision == "bf16" else 20)
+    onnx.checker.check_model(model, full_check=True)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +358,10 @@ def test_an_onnx_file_of_types_that_onnxruntime_hardly_has(
         # With all of onnxruntime's optimisations it was another answer altogether.
         assert np.corrcoef(found["outputs"][0].ravel(), wanted.ravel())[0, 1] > 0.9
     rows = [row for row in result.verdict.measurements if row.comparison != "file"]
-    assert {row.comparison for row in rows} == {f"in {precision} arithmetic", "float file"}
+    assert {row.comparison for row in rows} == {
+        f"in simulated {precision} arithmetic",
+        "float file",
+    }
     assert all(row.status == "passed" for row in rows)
 
 
@@ -298,7 +381,7 @@ def test_an_engine_without_its_record_or_with_a_bad_one(
     alone.write_bytes(engine.read_bytes())
     with pytest.raises(ArtifactError) as caught:
         api.inspect(alone, manager=manager)
-    assert "alone.engine.timmx.json" in caught.value.hint
+    assert "alone.engine.timmx.json is not beside it" in caught.value.message
     verdict = api.verify(alone, manager=manager)
     assert verdict.status == "inconclusive"
     assert "alone.engine.timmx.json" in verdict.reason

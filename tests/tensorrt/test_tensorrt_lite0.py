@@ -39,7 +39,7 @@ def test_int8_is_calibrated_on_ten_and_judged_on_the_others(
     )
     assert all(row.status == "passed" for row in result.verdict.measurements)
     rows = {row.comparison for row in result.verdict.measurements}
-    assert rows == {"file", "in int8 arithmetic", "float file"}
+    assert rows == {"file", "in simulated int8 arithmetic", "float file"}
 
     others = photographs[10:]
     wanted = photo_trials.classes_of_timm(lite0_dir, others)

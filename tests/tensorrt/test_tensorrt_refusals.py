@@ -16,6 +16,7 @@ from timmx_core.errors import (
     ExportError,
     MissingDependency,
     RequestError,
+    VerificationError,
 )
 from timmx_core.options import make_request
 from timmx_tensorrt import gpu
@@ -54,9 +55,10 @@ def test_classic_tensorrt_is_missing(tmp_path: Path) -> None:
         [TIMMX, "tensorrt", "resnet18"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 3
-    assert "error: tensorrt is not installed: it is large, and comes on request only" in done.stderr
+    assert "error: tensorrt is not installed: its libraries are large" in done.stderr
     assert 'hint: pip install "timmx-tensorrt[tensorrt]"' in done.stderr
     assert "import torch" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,6 +103,17 @@ def test_a_request_that_makes_no_sense(words: list[str], message: str, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_option_of_the_other_format(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [TIMMX, "tensorrt", "resnet18", "--target", "sm89"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: no option --target\nhint: that is an option of tensorrt-rtx\n"
+
+
 @pytest.mark.skipif(bool(CLASSIC.version), reason="classic TensorRT is here")
 def test_doctor_tells_of_both() -> None:
     done = subprocess.run([TIMMX, "doctor", "--json"], capture_output=True, text=True)
@@ -108,7 +121,7 @@ def test_doctor_tells_of_both() -> None:
     assert formats["tensorrt-rtx"]["can_export"]
     assert not formats["tensorrt"]["can_export"]
     assert "tensorrt is not installed" in formats["tensorrt"]["errors"]
-    assert formats["tensorrt"]["remedy"] == CLASSIC.install  # as an export says
+    assert formats["tensorrt"]["remedy"].startswith(CLASSIC.install)  # as an export says
 
 
 # ---------------------------------------------------------------- the machine
@@ -124,8 +137,28 @@ def test_classic_tensorrt_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     check(TensorRtBackend(), onnx_only=True, output="model.onnx")  # that needs none
 
 
+@pytest.mark.usefixtures("unplugged")
+def test_who_lacks_library_and_gpu_is_told_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, here=False)
+    with pytest.raises(MissingDependency, match="; and there is no NVIDIA driver here") as caught:
+        check(TensorRtBackend())
+    assert "here: --onnx-only -o model.onnx, or timmx tensorrt-rtx" in caught.value.hint
+    check(TensorRtBackend(), onnx_only=True, output="model.onnx")  # that needs neither
+
+
+def test_what_no_runtime_has_is_not_converted_for_whoever_needs_a_verdict() -> None:
+    given = {"onnx_only": True, "output": "model.onnx", "precision": "bf16"}
+    check(TensorRtBackend(), **given)
+    with pytest.raises(VerificationError, match="no kernels for bf16") as caught:
+        check(TensorRtBackend(), **given, require_verified=True)
+    assert "--built-from" in caught.value.hint
+
+
 @pytest.mark.parametrize("backend", [TensorRtBackend(), TensorRtRtxBackend()])
-def test_a_missing_library(backend: EngineBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library(
+    backend: EngineBackend, plug: Plug, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug()
     installed(monkeypatch, here=False)
     with pytest.raises(MissingDependency, match="is not installed") as caught:
         backend.check_export(None)

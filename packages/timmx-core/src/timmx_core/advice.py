@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from timmx_core.backend import Backend, ExportRequest
+from timmx_core.options import flag
 from timmx_core.results import Verdict
 
 
 def advise(
+    verdict: Verdict,
+    backend: Backend,
+    request: ExportRequest,
+    manifest: Mapping[str, Any],
+    kept: Path | None,
+) -> str:
+    """The hint for a verdict that is not good enough.
+
+    :param kept: where the file was put for inspection.
+    """
+    parts = [_remedy(verdict, backend, request, manifest)]
+    if kept is not None:
+        parts.append(f"kept for inspection: {kept}")
+    elif verdict.status == "failed":
+        parts.append("--keep-failed DIR keeps the file for inspection")
+    return "; ".join(part for part in parts if part)
+
+
+def _remedy(
     verdict: Verdict, backend: Backend, request: ExportRequest, manifest: Mapping[str, Any]
 ) -> str:
-    """The hint for a verdict that is not good enough."""
     if verdict.status == "inconclusive":
         return (
             "verify with real weights (--pretrained) or images (--probe-data DIR), or publish "
@@ -20,12 +40,11 @@ def advise(
         )
     if verdict.status == "not verifiable here":
         return "leave --require-verified out, and run `timmx verify` where the runtime is"
-    keeps = "--keep-failed DIR keeps the file for inspection"
     if not is_lossy(verdict, backend, request):
-        return f"nothing was written; {keeps}"
+        return "" if request.shared["keep_failed"] else "nothing was written"
     random = manifest["model"]["weights"]["origin"] == "random"
     remedies = ", or ".join(_remedies(backend, request, random=random))
-    return f"{request.precision.name} may be too low for this model: try {remedies}; {keeps}"
+    return f"{request.precision.name} may be too low for this model: try {remedies}"
 
 
 def is_lossy(verdict: Verdict, backend: Backend, request: ExportRequest) -> bool:
@@ -53,6 +72,10 @@ def _remedies(backend: Backend, request: ExportRequest, *, random: bool) -> Iter
         yield "other calibration images"
     if random:
         yield "--pretrained"
+    for option in backend.options:
+        if own.name in option.precisions and option.choices:
+            others = [word for word in option.choices if word != request.options[option.name]]
+            yield f"{flag(option.name)} {' or '.join(others)}"
     # Of two with the same floor, the one that needs no calibration keeps more of the activations.
     gentler = [
         p

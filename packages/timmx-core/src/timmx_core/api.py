@@ -147,12 +147,15 @@ def verify(
     reporter: Reporter | None = None,
     verbose: bool = False,
     manager: PluginManager | None = None,
+    built_from: str | Path | None = None,
 ) -> Verdict:
     """Check a file as it is now against the references in its manifest.
 
     Needs neither torch nor the weights, only the format's runtime.
 
     :param probe_data: a folder of images to verify with as well; needs `model`.
+    :param built_from: a file of timmx whose manifest holds for this one too, which another program
+        made of it: an engine of the ONNX file, a graph that was simplified.
     :raises ArtifactError: the file cannot be read.
 
     .. versionadded:: 0.1
@@ -167,7 +170,7 @@ def verify(
         )
     if probe_data is None and (model is not None or checkpoint is not None):
         raise RequestError("--model and --checkpoint go with --probe-data")
-    plugin = _owner(Path(path), manager)
+    plugin = _owner(Path(path if built_from is None else built_from), manager)
     if plugin is not None:
         if model is not None and not isinstance(model, str):
             raise RequestError(
@@ -182,6 +185,7 @@ def verify(
             "model": model,
             "checkpoint": checkpoint,
             "verify_timeout": timeout,
+            "built_from": built_from,
         }
         return verify_there(
             plugin, Path(path), options, reporter=reporter or SilentReporter(), verbose=verbose
@@ -196,6 +200,7 @@ def verify(
             checkpoint=None if checkpoint is None else str(checkpoint),
             timeout=timeout,
             given=run_options or {},
+            built_from=None if built_from is None else Path(built_from),
         )
 
 

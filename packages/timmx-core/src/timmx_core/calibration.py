@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BATCH = 8
 TENSOR_SUFFIXES = (".pt", ".pth")
 ARRAY_SUFFIXES = (".npy", ".npz", *TENSOR_SUFFIXES)
+FEW = 10  # samples whose ranges rarely fit other images
 RANDOM_SEED = 1  # not the probes' own: a quantizer must not be fitted to its test
 
 
@@ -50,7 +51,7 @@ class Calibration:
             recipe = probes.Recipe(height, width, chans, count, RANDOM_SEED)
             return cls.from_pixels(probes.make(recipe), "random")
         path = Path(shared["calibration_data"])
-        check_data(path, count)
+        check_data(path, count, preprocessed=shared["calibration_preprocessed"])
         if path.is_dir():
             return cls.from_pixels(_images(path, built.preprocessing, count), "images")
         array = _read_array(path)[:count]
@@ -134,18 +135,48 @@ def _images(folder: Path, preprocessing: Preprocessing, count: int) -> np.ndarra
     return probes.read_images(folder, height, width, chans, most=count, crop=crop)
 
 
-def check_data(path: Path, count: int) -> None:
+def check_data(path: Path, count: int, *, preprocessed: bool) -> None:
     """What can be found wrong with `--calibration-data` before torch loads.
 
     :param count: as many of its images would be read.
+    :param preprocessed: somebody says that it holds normalised floats.
     :raises RequestError: it is not there, of no known kind, or holds no images.
     """
     if path.is_dir():
+        if preprocessed:
+            raise RequestError(
+                f"--calibration-preprocessed is about an array of floats, and {path} is a folder",
+                "leave it out: images go through the model's own transform",
+            )
         probes.check_images(path, count)
     elif not path.is_file():
         raise RequestError(f"calibration data {path} does not exist")
     elif path.suffix not in ARRAY_SUFFIXES:
         raise RequestError(f"calibration data is a folder, .npy, .npz or .pt, not {path.name}")
+
+
+def warnings(report: Mapping[str, Any] | None) -> Iterator[str]:
+    """What is doubtful about what was calibrated with, a line each.
+
+    :param report: of a `Calibration`; None where nothing was calibrated.
+    """
+    if report is None or report["kind"] == "random":
+        return  # which was said before the model was built
+    if report["samples"] < FEW:
+        yield (
+            f"calibrated on {samples_text(report)}: ranges of so few rarely fit others; give a "
+            "hundred or so"
+        )
+
+
+def samples_text(report: Mapping[str, Any]) -> str:
+    """As in: 10 images; 1 image; 128 synthetic images; 128 images of an array."""
+    count = report["samples"]
+    noun = "image" if count == 1 else "images"
+    kind = report["kind"]
+    if kind == "random":
+        return f"{count} synthetic {noun}"
+    return f"{count} {noun}" if kind == "images" else f"{count} {noun} of an array"
 
 
 def _check_shape(array: np.ndarray, wanted: tuple[int, ...], layout: str) -> None:

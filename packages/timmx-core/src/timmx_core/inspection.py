@@ -28,15 +28,17 @@ def inspect_file(path: Path, backends: Collection[Backend]) -> Inspection:
         backend, manifest = found
         if manifest["format"] != backend.name:
             raise ArtifactError(
-                f"{path} is a file of {backend.name} whose manifest says {manifest['format']}"
+                f"{path} is a file of {backend.name} whose manifest says {manifest['format']}",
+                "where a plugin has that format, it has to be installed: timmx plugins list",
             )
     elif record is not None:
         manifest = record["manifest"]
     else:
         raise ArtifactError(
-            f"{path} holds no timmx manifest",
-            missing_record(path, backends)
-            or "it was not made by timmx, or its plugin is not installed: timmx plugins list",
+            f"{path} holds no timmx manifest, and {record_path(path).name} is not beside it",
+            ""
+            if any(path.suffix in backend.suffixes for backend in backends)
+            else "it was not made by timmx, or its plugin is not installed: timmx plugins list",
         )
     intact, problems = _compare_with_record(path, manifest, record)
     return Inspection(
@@ -48,14 +50,6 @@ def inspect_file(path: Path, backends: Collection[Backend]) -> Inspection:
         intact=intact,
         problems=tuple(problems),
     )
-
-
-def missing_record(path: Path, backends: Iterable[Backend]) -> str:
-    """What is missing of a file of a format that holds no manifests; empty for any other."""
-    for backend in backends:
-        if path.suffix in backend.suffixes and type(backend).embed is Backend.embed:
-            return f"{record_path(path).name}, which says what the file is, is not beside it"
-    return ""
 
 
 def check_there(path: Path) -> None:
@@ -76,9 +70,14 @@ def check_there(path: Path) -> None:
 
 
 def _embedded(path: Path, backends: Iterable[Backend]) -> tuple[Backend, dict[str, Any]] | None:
-    """The first format that finds a manifest; those that know the suffix are asked first."""
+    """The format that finds a manifest of its own; those that know the suffix are asked first.
+
+    Formats may share a kind of file: the first that finds one of another is the answer only where
+    that other does not find it.
+    """
     ordered = sorted(backends, key=lambda b: path.suffix not in b.suffixes)
     broken: ArtifactError | None = None
+    others: tuple[Backend, dict[str, Any]] | None = None
     for backend in ordered:
         try:
             data = read_embedded(path, backend)
@@ -87,10 +86,13 @@ def _embedded(path: Path, backends: Iterable[Backend]) -> tuple[Backend, dict[st
                 broken = broken or error
             continue
         if data is not None:
-            return backend, manifests.parse(data)
-    if broken is not None:
+            manifest = manifests.parse(data)
+            if manifest["format"] == backend.name:
+                return backend, manifest
+            others = others or (backend, manifest)
+    if broken is not None and others is None:
         raise broken
-    return None
+    return others
 
 
 def read_embedded(path: Path, backend: Backend) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +86,9 @@ def check_model(request: ExportRequest) -> None:
         probes.check_images(Path(request.shared["probe_data"]))
     if request.shared["calibration_data"]:
         calibration.check_data(
-            Path(request.shared["calibration_data"]), request.shared["calibration_samples"]
+            Path(request.shared["calibration_data"]),
+            request.shared["calibration_samples"],
+            preprocessed=request.shared["calibration_preprocessed"],
         )
 
 
@@ -138,6 +140,8 @@ class _Export:
                 self.staging.path / self.target.name,
             )
             artifact = self._convert(loaded, context)
+            for warning in calibration.warnings(context.calibration_report):
+                self._note(warning)
             manifest = self._manifest(subject, loaded, artifact, context)
             self._embed(artifact, manifest)
         with self.watch.stage(VERIFY):
@@ -159,6 +163,8 @@ class _Export:
             self._note(note)
         if subject.built.weights["origin"] == "random":
             self._note("the weights are random (no --pretrained, no --checkpoint)")
+        if request.shared["random_calibration"]:
+            self._note("calibrated on synthetic images, which are not what the file will see")
         return subject, load(subject, request, self.backend, labels)
 
     def _note(self, text: str) -> None:
@@ -183,10 +189,7 @@ class _Export:
     def _manifest(
         self, subject: Subject, loaded: LoadedModel, artifact: Artifact, context: ExportContext
     ) -> dict[str, Any]:
-        distributions = {"timmx-core", "timm", "torch", *requirement_names(self.backend)}
-        row = self.manager.row_of(self.backend.name)
-        if row is not None and row.distribution:
-            distributions.add(row.distribution)
+        distributions = {"timmx-core", "timm", "torch", *self._made_with(self.backend.name)}
         return manifests.build(
             self.request,
             subject.built,
@@ -198,6 +201,16 @@ class _Export:
             manifests.versions_of(distributions),
             context.calibration_report,
         )
+
+    def _made_with(self, format: str) -> Iterator[str]:
+        """The distributions of a format and of those that it derives from."""
+        backend = self.manager.backend(format)
+        yield from requirement_names(backend)
+        row = self.manager.row_of(format)
+        if row is not None and row.distribution:
+            yield row.distribution
+        for name in backend.derives:
+            yield from self._made_with(name)
 
     def _embed(self, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
         data = manifests.dump(manifest)
@@ -298,9 +311,7 @@ class _Export:
             kept = publishing.keep(artifact.primary, artifact.companions, record_file, folder)
         raise VerificationError(
             f"{verdict.status}: {verdict.reason}",
-            f"kept for inspection: {kept}"
-            if kept
-            else advise(verdict, self.backend, self.request, manifest),
+            advise(verdict, self.backend, self.request, manifest, kept),
             verdict,
         )
 

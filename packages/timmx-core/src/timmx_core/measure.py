@@ -185,3 +185,8 @@ def distance_db(want: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
             return -CAP_DB
         worst = min(worst, decibels(float(((wide - centre) ** 2).mean()), noise))
     return worst
+
+
+def output_text(name: str) -> str:
+    """An output by its name, where the only one is called "output"."""
+    return name if name == "output" else f"output {name}"

@@ -39,7 +39,7 @@ def options_of(backend: Backend) -> tuple[Option, ...]:
 def precision_option(backend: Backend) -> Option:
     """`--precision` with the words that the format knows."""
     words = "; ".join(
-        f"{p.name}: {p.weights} weights, {p.activations} activations" for p in backend.precisions
+        f"{p.name}: weights {p.weights}, activations {p.activations}" for p in backend.precisions
     )
     return Option(
         "precision",
@@ -315,8 +315,9 @@ def _check_calibration(
                 + (", ".join(p.name for p in backend.precisions if p.calibrated) or "none"),
             )
         return
-    if values["random_calibration"] and values["calibration_data"]:
-        raise RequestError("--random-calibration and --calibration-data exclude each other")
+    for name in ("calibration_data", "calibration_preprocessed"):
+        if values["random_calibration"] and values[name]:
+            raise RequestError(f"--random-calibration and {flag(name)} exclude each other")
     if not values["random_calibration"] and not values["calibration_data"]:
         raise RequestError(
             f"--precision {precision.name} needs images to calibrate with",

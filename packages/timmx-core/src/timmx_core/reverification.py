@@ -20,14 +20,13 @@ from timmx_core.inspection import (
     changed_members,
     check_there,
     inspect_file,
-    missing_record,
     read_embedded,
 )
 from timmx_core.interrupts import at_end, forget
 from timmx_core.measure import Reference
 from timmx_core.progress import Reporter, Stopwatch
-from timmx_core.publishing import read_record
-from timmx_core.results import Verdict
+from timmx_core.publishing import read_record, record_path
+from timmx_core.results import Inspection, Verdict
 from timmx_core.verification import admits, check_ports, verify_artifact
 
 if TYPE_CHECKING:
@@ -47,18 +46,23 @@ def verify_file(
     checkpoint: str | None,
     timeout: float,
     given: Mapping[str, Any],
+    built_from: Path | None = None,
 ) -> Verdict:
     """Make the probes again, run the file, compare with the references it carries.
 
+    :param built_from: the file that carries them, where this one was built from it elsewhere.
     :raises ArtifactError: the file or its manifest cannot be read.
     """
     watch = Stopwatch(reporter)
     with watch.stage("read"):
         try:
-            unmarked = _without_manifest(path, manager)
-            if unmarked is not None:
-                return unmarked
-            inspection = inspect_file(path, manager.backends.values())
+            if built_from is not None:
+                inspection = _inspect_source(path, built_from, manager)
+            else:
+                unmarked = _without_manifest(path, manager)
+                if unmarked is not None:
+                    return unmarked
+                inspection = inspect_file(path, manager.backends.values())
         except ArtifactError as error:
             # A file that cannot be read is wrong for certain where its record knows it otherwise.
             changed = changed_members(path) if os.path.lexists(path) else []
@@ -127,6 +131,24 @@ def _scratch() -> Iterator[Path]:
             forget(remove)
 
 
+def _inspect_source(path: Path, source: Path, manager: PluginManager) -> Inspection:
+    """What the source of a file says, which holds for the file as well.
+
+    :raises RequestError: a source that cannot vouch for it.
+    """
+    check_there(path)
+    inspection = inspect_file(source, manager.backends.values())
+    if inspection.problems:
+        raise RequestError(f"--built-from {source}: {inspection.problems[0]}")
+    suffixes = manager.backend(inspection.format).suffixes
+    if path.suffix not in suffixes:
+        raise RequestError(
+            f"--built-from {source}: that is {inspection.format}, which runs "
+            f"{' or '.join(suffixes)}, and not {path.name}"
+        )
+    return inspection
+
+
 def _without_manifest(path: Path, manager: PluginManager) -> Verdict | None:
     """Inconclusive for a file of a known format that says nothing of itself."""
     check_there(path)
@@ -136,10 +158,10 @@ def _without_manifest(path: Path, manager: PluginManager) -> Verdict | None:
     for backend in manager.backends.values():
         if path.suffix in backend.suffixes and read_embedded(path, backend) is not None:
             return None
-    missing = missing_record(path, manager.backends.values())
     return Verdict(
         "inconclusive",
-        f"{missing or 'the file carries no timmx manifest'}: nothing to compare with",
+        f"the file holds no timmx manifest, and {record_path(path).name} is not beside it; "
+        "--built-from FILE names the file of timmx that it was made from",
     )
 
 

@@ -75,7 +75,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         unset="the model's own",
     ),
     Option("batch_size", "int", "Batch size.", 1, group=INPUT, minimum=1),
-    Option("dynamic_batch", "bool", "Let the file take any batch size.", False, group=INPUT),
+    Option("dynamic_batch", "bool", "Let the batch size vary.", False, group=INPUT),
     Option(
         "batch_min",
         "int",
@@ -98,7 +98,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         "Largest batch size (implies --dynamic-batch).",
         group=INPUT,
         minimum=1,
-        unset="any",
+        unset="any, or as many as the format takes",
     ),
     Option(
         "normalize",

@@ -10,7 +10,7 @@ from timmx_core.backend import Artifact, Backend, Comparison, Dimension, TensorS
 from timmx_core.errors import ArtifactError
 from timmx_core.inputs import output_specs, outputs_of, pixels_to_input, reference_input
 from timmx_core.labels import unique_labels
-from timmx_core.measure import Reference, measure, show_shape
+from timmx_core.measure import Reference, measure, output_text, show_shape
 from timmx_core.options import run_options
 from timmx_core.results import Measurement, Verdict
 from timmx_core.worker import Outcome, Worker
@@ -341,7 +341,7 @@ def _first(rows: Iterable[Measurement], status: str) -> Measurement | None:
 
 def describe(row: Measurement) -> str:
     """A measurement that did not pass, in one line."""
-    place = f"output {row.output}" if row.output else "no output"
+    place = output_text(row.output) if row.output else "no output"
     if row.comparison != FILE:
         place = f"{row.comparison}, {place}"
     return f"{place} at batch {row.batch}: {row.reason}" if row.batch else f"{place}: {row.reason}"

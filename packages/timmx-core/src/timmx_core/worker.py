@@ -29,6 +29,7 @@ from timmx_core.backend import Backend, Runner
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, TimmxError
 from timmx_core.garbage import seldom_collected
 from timmx_core.interrupts import die_with_parent
+from timmx_core.measure import output_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -328,6 +329,8 @@ def run_probes(
         outputs = runner.run({name: array[index] for name, array in inputs.items()})
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != batch:
-                raise ArtifactError(f"output {name} has shape {array.shape} for a batch of {batch}")
+                raise ArtifactError(
+                    f"{output_text(name)} has shape {array.shape} for a batch of {batch}"
+                )
             collected.setdefault(name, []).append(np.asarray(array))
     return {name: np.concatenate(parts)[:count] for name, parts in collected.items()}

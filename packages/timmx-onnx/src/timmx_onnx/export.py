@@ -129,7 +129,7 @@ class _Export:
             notes.append(f"kept in fp32: {half.describe(graph, settled.kept)}")
         return _Made(
             settled.model,
-            [Comparison("in fp16 arithmetic", got=emulated)],
+            [Comparison("in simulated fp16 arithmetic", got=emulated)],
             {"kept_in_fp32": list(settled.kept)},
             notes,
         )

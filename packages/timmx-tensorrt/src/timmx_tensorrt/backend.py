@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from timmx_core.backend import ExportRequest, Option
-from timmx_core.errors import ExportError, RequestError
+from timmx_core.errors import ExportError, MissingDependency, RequestError
 from timmx_core.paths import cache_dir
 from timmx_tensorrt import gpu
 from timmx_tensorrt.engines import COMMON_OPTIONS, EngineBackend
@@ -18,6 +19,7 @@ from timmx_tensorrt.settings import Settings
 # The first compute capability with a precision. int8 is everywhere.
 OLDEST = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
 AMPERE = (8, 0)
+WITHOUT_GPU = "--onnx-only -o model.onnx, or timmx tensorrt-rtx"
 TOLD = frozenset(
     {
         *("library", "gpu", "compute_capability", "cuda", "driver"),
@@ -78,14 +80,29 @@ class TensorRtBackend(EngineBackend):
             check_card(gpu.find(), request)
 
     def check_builder(self) -> None:
-        """See `EngineBackend.check_builder`."""
+        """See `EngineBackend.check_builder`.
+
+        :raises ExportError: there is no GPU.
+        """
+        missing: MissingDependency | None = None
+        try:
+            super().check_builder()
+        except MissingDependency as error:
+            missing = error
         try:
             gpu.find()
         except gpu.NoGpuError as error:
+            if missing is not None:  # who lacks both has no use for the library alone
+                raise MissingDependency(
+                    f"{missing.message}; and {error}",
+                    f"{self.library.install}, on the machine with the GPU; here: {WITHOUT_GPU}",
+                ) from None
             raise ExportError(
                 f"{error}, and TensorRT builds an engine on the GPU that it is for",
-                "export there; or write the ONNX file for it: --onnx-only -o model.onnx",
-            ) from error
+                f"export there; here: {WITHOUT_GPU}",
+            ) from None
+        if missing is not None:
+            raise missing
 
     def settings(self, request: ExportRequest) -> Settings:
         """See `EngineBackend.settings`."""
@@ -113,6 +130,12 @@ class TensorRtBackend(EngineBackend):
             "version_compatible": settings.version_compatible,
         }
 
+    def meant_for(self, made: Mapping[str, Any]) -> str:
+        """See `EngineBackend.meant_for`."""
+        if made["hardware_compatible"]:
+            return "GPUs from Ampere on"
+        return f"{made['gpu']} ({made['compute_capability']})"
+
     def obstacles(self, path: Path, made: Mapping[str, Any], card: gpu.Gpu) -> list[str]:
         """See `EngineBackend.obstacles`."""
         if not made.keys() >= TOLD:
@@ -137,10 +160,10 @@ class TensorRtBackend(EngineBackend):
             found.append(f"it needs CUDA {made['cuda']}, and the driver here runs {card.cuda}")
         return found
 
-    def command(self, onnx: str, engine: str, request: ExportRequest, shapes: str) -> str:
+    def command(self, onnx: str, engine: str, request: ExportRequest, shapes: list[str]) -> str:
         """See `EngineBackend.command`."""
         options = request.options
-        words = ["trtexec", f"--onnx={onnx}", f"--saveEngine={engine}", "--stronglyTyped", shapes]
+        words = ["trtexec", f"--onnx={onnx}", f"--saveEngine={engine}", "--stronglyTyped", *shapes]
         if request.precision.name != "tf32":
             words.append("--noTF32")
         if options["workspace"]:
@@ -153,7 +176,7 @@ class TensorRtBackend(EngineBackend):
         if options["timing_cache"]:
             words.append(f"--timingCacheFile={options['timing_cache']}")
         words.append("--skipInference")
-        return " ".join(word for word in words if word)
+        return shlex.join(words)
 
 
 def check_card(card: gpu.Gpu, request: ExportRequest) -> None:

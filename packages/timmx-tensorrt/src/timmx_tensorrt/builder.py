@@ -90,7 +90,12 @@ def build(
     cache = load_cache(config, settings.timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(f"{library.title} could not build the engine: {log.reason}")
+        raise ExportError(
+            f"{library.title} could not build the engine: {log.reason}",
+            f"--workspace allows each layer {settings.workspace} MiB: more, or none, may do"
+            if settings.workspace is not None
+            else "",
+        )
     with engine.open("wb") as file:
         file.write(memoryview(plan))
     built = describe(network)

@@ -24,6 +24,7 @@ from timmx_tensorrt.library import Library
 from timmx_tensorrt.settings import Settings
 
 ONNX = ".onnx"
+NO_KERNELS = "bf16"  # onnxruntime has the operators, and few that compute
 PRECISIONS = (
     Precision("fp32", "float32", "float32", floor_db=80.0),
     Precision("tf32", "float32", "TF32 in products, float32 elsewhere", floor_db=40.0),
@@ -87,8 +88,8 @@ class EngineBackend(Backend):
             self._check_name(request)
             self.check_request(request)
             if request.options["onnx_only"]:
+                _check_reference(request)
                 return
-        self.library.check()
         self.check_builder()
         if request is not None and request.shared["require_verified"]:
             self._check_verifiable()
@@ -104,7 +105,7 @@ class EngineBackend(Backend):
             raise VerificationError(
                 f"not verifiable here: {error.message}",
                 "leave --require-verified out, and run `timmx verify` where the GPU is",
-            ) from error
+            ) from None
 
     def _check_name(self, request: ExportRequest) -> None:
         """Engines and ONNX files are told apart by their names."""
@@ -126,7 +127,11 @@ class EngineBackend(Backend):
         """
 
     def check_builder(self) -> None:
-        """Raise where the library is here and cannot build on this machine."""
+        """Whether an engine can be built on this machine.
+
+        :raises MissingDependency: without its library it cannot.
+        """
+        self.library.check()
 
     @abstractmethod
     def settings(self, request: ExportRequest) -> Settings:
@@ -137,6 +142,10 @@ class EngineBackend(Backend):
         """For the manifest: what the engine is for, and what it was built with."""
 
     @abstractmethod
+    def meant_for(self, made: Mapping[str, Any]) -> str:
+        """Where an engine of this `made_on` runs, for people."""
+
+    @abstractmethod
     def obstacles(self, path: Path, made: Mapping[str, Any], card: gpu.Gpu) -> list[str]:
         """What keeps an engine from running on this card with this library, in words.
 
@@ -144,8 +153,11 @@ class EngineBackend(Backend):
         """
 
     @abstractmethod
-    def command(self, onnx: str, engine: str, request: ExportRequest, shapes: str) -> str:
-        """How NVIDIA's own program builds an engine of the ONNX file elsewhere."""
+    def command(self, onnx: str, engine: str, request: ExportRequest, shapes: list[str]) -> str:
+        """How NVIDIA's own program builds an engine of the ONNX file elsewhere, for a shell.
+
+        :param shapes: its words about a batch that is dynamic.
+        """
 
     def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
         """See `Backend.export`."""
@@ -158,7 +170,7 @@ class EngineBackend(Backend):
         try:
             gpu.find()
         except gpu.NoGpuError as error:
-            raise CannotRunHere(str(error), "run `timmx verify` where the GPU is") from error
+            raise CannotRunHere(str(error), "run `timmx verify` where the GPU is") from None
         if importlib.util.find_spec(self.library.module) is None:
             raise CannotRunHere(
                 f"{self.library.distribution} is not installed", self.library.install
@@ -188,12 +200,41 @@ class EngineBackend(Backend):
             )
         return EngineRunner(self.library, path)
 
+    def embed(self, artifact: Artifact, manifest: bytes) -> bool:
+        """See `Backend.embed`: an ONNX file has room, an engine has none."""
+        if artifact.primary.suffix != ONNX:
+            return False
+        from timmx_onnx.metadata import append_manifest
+
+        append_manifest(artifact.primary, manifest)
+        return True
+
+    def read(self, path: Path) -> bytes | None:
+        """See `Backend.read`."""
+        if path.suffix != ONNX:
+            return None
+        from timmx_onnx.backend import OnnxBackend
+
+        return OnnxBackend().read(path)
+
     def snippet(self, manifest: Mapping[str, Any]) -> str | None:
         """See `Backend.snippet`."""
         from timmx_tensorrt.snippet import lines, onnx_lines
 
         if manifest["options"].get("onnx_only"):
-            # onnxruntime lacks kernels for bfloat16.
-            return None if manifest["precision"]["name"] == "bf16" else onnx_lines(manifest)
+            return None if manifest["precision"]["name"] == NO_KERNELS else onnx_lines(manifest)
 
         return lines(self.library.module, manifest)
+
+
+def _check_reference(request: ExportRequest) -> None:
+    """Whether an ONNX file can be verified, where that is required.
+
+    :raises VerificationError: onnxruntime cannot run it.
+    """
+    if request.shared["require_verified"] and request.precision.name == NO_KERNELS:
+        raise VerificationError(
+            f"not verifiable here: onnxruntime has no kernels for {NO_KERNELS}",
+            "leave --require-verified out, build the engine, and run `timmx verify ENGINE "
+            "--built-from FILE.onnx` where the GPU is",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,13 +42,14 @@ def export(backend: EngineBackend, request: ExportRequest, context: Context) -> 
     check_network(built, inputs, outputs)
     if built.trouble:
         notes.append(built.trouble)
-    version = backend.library.load().__version__
+    made = backend.made_on(settings, backend.library.load().__version__)
+    notes.append(f"the engine is for {backend.meant_for(made)}")
     report = {
         **source.report,
         "layers": built.layers,
         "kinds": dict(built.kinds),
         "types": dict(built.types),
-        "built": dict(backend.made_on(settings, version)),
+        "built": dict(made),
     }
     return Artifact(context.primary, inputs, outputs, (), source.comparisons, report, tuple(notes))
 
@@ -69,15 +71,17 @@ def _onnx_only(
         companions.append(context.staging / path.name)
         shutil.copyfile(path, companions[-1])
     engine = context.primary.stem + backend.suffixes[0]
-    shapes = " ".join(
+    shapes = [
         f"--{which}Shapes={name}:{'x'.join(str(n) for n in three[index])}"
         for name, three in profiles(inputs)
         for index, which in enumerate(("min", "opt", "max"))
-    )
+    ]
     # The file itself is run, and need not be compared a second time.
     comparisons = tuple(c for c in source.comparisons if c.got != source.path)
+    # Names alone: where the file is now tells of this machine.
     command = backend.command(context.primary.name, engine, request, shapes)
-    notes.append(f"build it with: {command}")
+    check = shlex.join(["timmx", "verify", engine, "--built-from", context.primary.name])
+    notes += [f"build it, in its folder, with: {command}", f"and check that with: {check}"]
     return Artifact(
         context.primary,
         inputs,

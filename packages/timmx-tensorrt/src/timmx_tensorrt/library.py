@@ -59,7 +59,7 @@ CLASSIC = Library(
     "tensorrt",
     "tensorrt",
     'pip install "timmx-tensorrt[tensorrt]"',
-    ": it is large, and comes on request only",
+    ": its libraries are large, and come from NVIDIA's own index on request only",
 )
 RTX = Library(
     "TensorRT-RTX",

@@ -23,6 +23,7 @@ class OnnxReference(OnnxRunner):
             if type(error.__cause__).__name__ == "NotImplemented":
                 raise CannotRunHere(
                     f"onnxruntime has no kernels for {path.name}",
-                    "build an engine of it, and run `timmx verify` of that where the GPU is",
+                    "build an engine of it, and run `timmx verify ENGINE --built-from "
+                    f"{path.name}` where the GPU is",
                 ) from error
             raise

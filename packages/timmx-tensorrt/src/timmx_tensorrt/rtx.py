@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class TensorRtRtxBackend(EngineBackend):
         Option(
             "target",
             "str",
-            "Compute capabilities that the engine is for.",
+            f"Compute capabilities that the engine is for, of {', '.join(targets.LACKS)}.",
             unset="all from Ampere on that have the precision",
             metavar="SM,SM",
         ),
@@ -49,6 +50,10 @@ class TensorRtRtxBackend(EngineBackend):
     def made_on(self, settings: Settings, version: str) -> Mapping[str, Any]:
         """See `EngineBackend.made_on`."""
         return {"library": version, "targets": list(settings.targets)}
+
+    def meant_for(self, made: Mapping[str, Any]) -> str:
+        """See `EngineBackend.meant_for`."""
+        return ", ".join(made["targets"])
 
     def check_run(self) -> None:
         """See `Backend.check_run`."""
@@ -75,14 +80,14 @@ class TensorRtRtxBackend(EngineBackend):
             found.append(f"it is for {names}, and this is {card.name} ({card.target})")
         return found
 
-    def command(self, onnx: str, engine: str, request: ExportRequest, shapes: str) -> str:
+    def command(self, onnx: str, engine: str, request: ExportRequest, shapes: list[str]) -> str:
         """See `EngineBackend.command`."""
         settings = self.settings(request)
-        words = ["tensorrt_rtx", f"--onnx={onnx}", f"--saveEngine={engine}", shapes]
+        words = ["tensorrt_rtx", f"--onnx={onnx}", f"--saveEngine={engine}", *shapes]
         if not settings.tf32:
             words.append("--noTF32")
         capabilities = ",".join(target.removeprefix("sm") for target in settings.targets)
         words += [f"--computeCapabilities={capabilities}", "--skipInference"]
         if settings.workspace:
             words.append(f"--memPoolSize=workspace:{settings.workspace}")
-        return " ".join(word for word in words if word)
+        return shlex.join(words)

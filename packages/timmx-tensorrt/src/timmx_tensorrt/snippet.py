@@ -11,10 +11,12 @@ def lines(module: str, manifest: Mapping[str, Any]) -> str:
     port = manifest["inputs"][0]["name"]
     outputs = [output["name"] for output in manifest["outputs"]]
     return (
-        "import torch\n"
+        "import torch  # a build with CUDA: it holds the memory\n"
         f"import {module} as trt\n"
         'with open(path, "rb") as file:\n'
         "    engine = trt.Runtime(trt.Logger()).deserialize_cuda_engine(file.read())\n"
+        "if engine is None:\n"
+        '    raise SystemExit("the library here does not load this engine")\n'
         "context = engine.create_execution_context()\n"
         "stream = torch.cuda.Stream()\n"
         f"tensors = {{{port!r}: torch.from_numpy(x).cuda()}}\n"

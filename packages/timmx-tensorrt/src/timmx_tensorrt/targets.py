@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from timmx_core.errors import RequestError
 
 _NO_FLOAT = "it has no matrix products in float32"
+_FLOAT_BETWEEN = "what int8 leaves in float32 it cannot multiply"
 _NO_BF16 = "it has no bfloat16"
 _NO_FP8 = "it has no 8-bit floating point"
 # What of the precisions each target lacks. int8 leaves float32 between its layers.
@@ -18,7 +19,7 @@ LACKS: Mapping[str, Mapping[str, str]] = {
         "fp32": _NO_FLOAT,
         "tf32": _NO_FLOAT,
         "bf16": _NO_BF16,
-        "int8": _NO_FLOAT,
+        "int8": _FLOAT_BETWEEN,
         "fp8": _NO_FP8,
     },
     "sm80": {"fp8": _NO_FP8},
@@ -63,7 +64,7 @@ def parse(text: str | None, precision: str) -> tuple[str, ...]:
 
 
 def _plain(word: str) -> str:
-    """A compute capability is also written 8.6 and 86."""
-    word = word.strip().lower()
+    """A compute capability is also written 8.6, 86, and sm_86."""
+    word = word.strip().lower().replace("sm_", "sm")
     number = word.replace(".", "", 1)
     return f"sm{number}" if number.isdecimal() else word

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from timmx_core.cli.settings import json_option, print_json, print_result
+from timmx_core.cli.settings import json_option, print_json, print_result, settings_of
 
 if TYPE_CHECKING:
     from timmx_core.results import Inspection
@@ -20,18 +20,24 @@ if TYPE_CHECKING:
     metavar="python",
     help="Print the few lines that prepare an image and run the file.",
 )
-def inspect_command(file: str, snippet: str | None, as_json: bool) -> None:
-    """Show what an exported file says of itself.
+@click.pass_context
+def inspect_command(ctx: click.Context, /, file: str, snippet: str | None, as_json: bool) -> None:
+    """Show what an exported file says of itself, and whether it is still the one on record.
 
-    Runs nothing of the file, and needs neither torch nor a converter.
+    Runs nothing of the file, and needs neither torch nor a converter. It describes a file, and
+    leaves the judgement to verify.
     """
     from timmx_core import api
 
     inspection, source = api.inspect_with_snippet(file) if snippet else (api.inspect(file), None)
     if as_json:
         print_json(_to_json(inspection) | ({"snippet": source} if source is not None else {}))
+    elif source is None:
+        print_result("\n".join(_lines(inspection)))
     else:
-        print_result(source if source is not None else "\n".join(_lines(inspection)))
+        for problem in inspection.problems:
+            settings_of(ctx).terminal.note(problem)
+        print_result(source)
 
 
 def _to_json(inspection: Inspection) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def _to_json(inspection: Inspection) -> dict[str, Any]:
 
 
 def _lines(inspection: Inspection) -> list[str]:
-    from timmx_core.cli.summary import port_lines, verdict_lines
+    from timmx_core.cli.summary import port_lines, precision_line, verdict_lines
     from timmx_core.inspection import verdict_of
     from timmx_core.manifest import verdict_from_json
 
@@ -60,7 +66,7 @@ def _lines(inspection: Inspection) -> list[str]:
         f"{'model':<9}{_model_text(manifest['model'])}",
         *port_lines(manifest),
         f"{'image':<9}{_image_text(manifest['preprocessing'])}",
-        f"{'numbers':<9}{_precision_text(manifest['precision'])}",
+        precision_line(manifest),
     ]
     if manifest.get("labels"):
         lines.append(f"{'labels':<9}{len(manifest['labels'])}, {manifest['labels'][0]!r} first")
@@ -96,11 +102,4 @@ def _image_text(pre: dict[str, Any]) -> str:
     return (
         f"{pre['channels']} x {pre['height']} x {pre['width']}, {pre['interpolation']}, "
         f"crop {pre['crop_pct']:g} ({pre['crop_mode']})"
-    )
-
-
-def _precision_text(precision: dict[str, Any]) -> str:
-    return (
-        f"{precision['name']}: {precision['weights']} weights, "
-        f"{precision['activations']} activations"
     )

@@ -132,8 +132,11 @@ def _as_request_error(error: click.ClickException) -> RequestError:
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     hint = f"{ctx.command_path} --help" if ctx is not None else ""
     if isinstance(error, click.NoSuchOption):
-        near = _near_options(ctx, error.option_name)
-        hint = f"did you mean {' or '.join(near)}?" if near else hint
+        near, elsewhere = _near_options(ctx, error.option_name), _formats_with(error.option_name)
+        if near:
+            hint = f"did you mean {' or '.join(near)}?"
+        elif elsewhere:
+            hint = f"that is an option of {' and '.join(elsewhere)}"
         return RequestError(f"no option {error.option_name}", hint)
     if isinstance(error, click.BadOptionUsage) and ctx is not None:
         hint = _usage_of(ctx, error.option_name) or hint
@@ -147,6 +150,15 @@ def _usage_of(ctx: click.Context, word: str) -> str:
         if word in parameter.opts and parameter.nargs > 1:
             return f"{word} {parameter.make_metavar(ctx)}, with spaces between"
     return ""
+
+
+def _formats_with(word: str) -> list[str]:
+    """The formats that have an option of their own by that name."""
+    from timmx_core.plugins import get_manager
+
+    name = word.removeprefix("--").replace("-", "_")
+    formats = get_manager().formats.values()
+    return [f.name for f in formats if any(o.name == name for o in f.options)]
 
 
 def _near_options(ctx: click.Context | None, word: str) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from timmx_core.calibration import samples_text
 from timmx_core.measure import CAP_DB
+from timmx_core.publishing import record_path
 from timmx_core.results import ExportResult, Measurement, Verdict, worst_of
 from timmx_core.verification import FILE
 
@@ -13,11 +15,13 @@ UNITS = ("B", "kB", "MB", "GB")
 
 
 def export_lines(result: ExportResult) -> list[str]:
-    """File, size, input contract, outputs, verdict."""
+    """File, size, record, input contract, outputs, numbers, verdict."""
     where = str(result.path) if result.path else "nothing was written"
     lines = [f"{'file':<9}{where} ({size_text(result.size)})"]
     lines += [f"{'':<9}{path}" for path in result.companions]
-    lines += port_lines(result.manifest)
+    if result.path:
+        lines.append(f"{'record':<9}{record_path(result.path)}")
+    lines += [*port_lines(result.manifest), precision_line(result.manifest)]
     return lines + verdict_lines(result.verdict)
 
 
@@ -27,6 +31,18 @@ def port_lines(manifest: Mapping[str, Any]) -> list[str]:
         *(f"{'input':<9}{input_text(port)}" for port in manifest["inputs"]),
         *(f"{'output':<9}{port_text(port)}" for port in manifest["outputs"]),
     ]
+
+
+def precision_line(manifest: Mapping[str, Any]) -> str:
+    """What numbers a file is of, and what they were calibrated on."""
+    precision = manifest["precision"]
+    text = (
+        f"{precision['name']}: weights {precision['weights']}, "
+        f"activations {precision['activations']}"
+    )
+    if precision.get("calibration"):
+        text += f"; calibrated on {samples_text(precision['calibration'])}"
+    return f"{'numbers':<9}{text}"
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:

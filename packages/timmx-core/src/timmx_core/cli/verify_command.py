@@ -57,7 +57,13 @@ def _shared(name: str) -> Option:
 @click.argument("file", metavar="FILE", type=click.Path())
 @click.pass_context
 def verify_command(
-    ctx: click.Context, /, file: str, as_json: bool, model: str | None, **values: Any
+    ctx: click.Context,
+    /,
+    file: str,
+    as_json: bool,
+    model: str | None,
+    built_from: str | None,
+    **values: Any,
 ) -> None:
     """Check an exported file as it is now, against what it was exported from.
 
@@ -76,6 +82,7 @@ def verify_command(
             file,
             probe_data=shared["probe_data"],
             model=model,
+            built_from=built_from,
             checkpoint=shared["checkpoint"],
             timeout=shared["verify_timeout"],
             run_options=chosen,
@@ -106,6 +113,13 @@ verify_command.params += [
         metavar="MODEL",
         help="The model that the file was made from, for --probe-data.",
         shell_complete=complete_models,
+    ),
+    click.Option(
+        ["--built-from"],
+        metavar="FILE",
+        type=click.Path(),
+        help="The file of timmx that another program made this one from; what it says of itself "
+        "holds for this one.",
     ),
     json_option(),
     verbose_option(),

@@ -213,6 +213,22 @@ def test_the_snippet_runs_the_file(tmp_path: Path) -> None:
     assert [output.shape for output in scope["outputs"]] == [(2, 10)]
 
 
+def test_the_snippet_of_a_changed_file_says_so(tmp_path: Path) -> None:
+    path = exported(tmp_path, verify=False).path
+    assert path is not None
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 1  # of a weight
+    path.write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-m", "timmx_core", "inspect", path, "--snippet", "python"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "onnxruntime.InferenceSession" in done.stdout
+    assert done.stderr == f"note: {path.name} is not the file that was verified\n"
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"normalize": True, "softmax": True}, {"uint8_input": True, "nhwc_input": True}],

@@ -24,7 +24,6 @@ class TestTensorRtRtx(BackendContract):
         {"onnx_only": True},
         {"workspace": 0},
     )
-    no_transformer = "it has attention kernels for some widths of heads, and 16 is not among them"
 
 
 def _classic_is_missing() -> str:

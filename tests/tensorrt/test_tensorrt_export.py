@@ -42,6 +42,15 @@ MODEL = "test_resnet"
 SAMPLE = ("output constant", "RGB and BGR swapped", "wrong mean and std", "output x 1.01")
 
 
+def exported(
+    manager: ClosedManager, path: Path, format: str = "tensorrt-rtx", **options: Any
+) -> timmx_core.ExportResult:
+    """A small model, calibrated on noise where its precision wants that."""
+    if options.get("precision") in ("int8", "fp8"):
+        options["random_calibration"] = True
+    return api.export(format, MODEL, output=path, manager=manager, **SMALL, **options)
+
+
 def _has_gpu() -> bool:
     try:
         gpu.find()
@@ -62,7 +71,7 @@ def manager() -> ClosedManager:
 def engine(manager: ClosedManager, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small engine with a dynamic batch, and its record."""
     path = tmp_path_factory.mktemp("engine") / "model.engine"
-    api.export("tensorrt-rtx", MODEL, output=path, dynamic_batch=True, manager=manager, **SMALL)
+    exported(manager, path, dynamic_batch=True)
     return path
 
 
@@ -111,14 +120,7 @@ def test_whoever_needs_a_verdict_gets_an_error_and_no_file(
     manager: ClosedManager, tmp_path: Path
 ) -> None:
     with pytest.raises(VerificationError, match="no NVIDIA driver"):
-        api.export(
-            "tensorrt-rtx",
-            MODEL,
-            output=tmp_path / "model.engine",
-            require_verified=True,
-            manager=manager,
-            **SMALL,
-        )
+        exported(manager, tmp_path / "model.engine", require_verified=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,16 +158,7 @@ def test_it_is_told_before_anything_is_built(engine: Path, tmp_path: Path) -> No
 def test_a_network_is_in_the_precision_that_was_asked_for(
     precision: str, comparisons: set[str], kind: str, manager: ClosedManager, tmp_path: Path
 ) -> None:
-    calibrated = {"random_calibration": True} if precision in ("int8", "fp8") else {}
-    result = api.export(
-        "tensorrt-rtx",
-        MODEL,
-        output=tmp_path / "model.engine",
-        precision=precision,
-        manager=manager,
-        **calibrated,
-        **SMALL,
-    )
+    result = exported(manager, tmp_path / "model.engine", precision=precision)
     found = {row.comparison for row in result.verdict.measurements}
     assert found - {"file"} == comparisons
     assert all(row.status == "passed" for row in result.verdict.measurements)
@@ -175,31 +168,15 @@ def test_a_network_is_in_the_precision_that_was_asked_for(
 def test_the_flag_of_tf32_is_in_the_engine(
     engine: Path, manager: ClosedManager, tmp_path: Path
 ) -> None:
-    result = api.export(
-        "tensorrt-rtx",
-        MODEL,
-        output=tmp_path / "model.engine",
-        dynamic_batch=True,
-        precision="tf32",
-        verify=False,
-        manager=manager,
-        **SMALL,
-    )
+    path = tmp_path / "model.engine"
+    result = exported(manager, path, dynamic_batch=True, precision="tf32", verify=False)
     assert result.path is not None
     assert result.path.read_bytes() != engine.read_bytes()
 
 
 def test_fewer_targets_and_less_memory(manager: ClosedManager, tmp_path: Path) -> None:
-    result = api.export(
-        "tensorrt-rtx",
-        MODEL,
-        output=tmp_path / "model.plan",
-        target="SM_89,8.6",
-        workspace=64,
-        verify=False,
-        manager=manager,
-        **SMALL,
-    )
+    path = tmp_path / "model.plan"
+    result = exported(manager, path, target="SM_89,8.6", workspace=64, verify=False)
     assert result.manifest["report"]["built"]["targets"] == ["sm86", "sm89"]
     with pytest.raises(ExportError, match="OutOfMemory") as caught:
         api.export(
@@ -216,18 +193,9 @@ def test_fewer_targets_and_less_memory(manager: ClosedManager, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
 def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) -> None:
     """Classic TensorRT need not be here for that."""
-    result = api.export(
-        name,
-        MODEL,
-        output=tmp_path / "a model.onnx",
-        onnx_only=True,
-        precision="int8",
-        random_calibration=True,
-        dynamic_batch=True,
-        batch_max=8,
-        manager=manager,
-        **SMALL,
-    )
+    path = tmp_path / "a model.onnx"
+    options = {"precision": "int8", "dynamic_batch": True, "batch_max": 8}
+    result = exported(manager, path, name, onnx_only=True, **options)
     assert result.verdict.label == "verified (reference interpreter)"
     assert result.verdict.runner.startswith("onnxruntime")
     # The file itself, and what it is made of; not the same file a second time.
@@ -267,9 +235,7 @@ def test_the_onnx_file_alone(name: str, manager: ClosedManager, tmp_path: Path) 
 def test_what_another_program_made_of_a_file(manager: ClosedManager, tmp_path: Path) -> None:
     """It is held against what the file says, as an engine is that trtexec built of it."""
     source, made = tmp_path / "model.onnx", tmp_path / "simplified.onnx"
-    api.export(
-        "tensorrt", MODEL, output=source, onnx_only=True, verify=False, manager=manager, **SMALL
-    )
+    exported(manager, source, "tensorrt", onnx_only=True, verify=False)
     model = onnx.load(source)
     del model.metadata_props[:]
     onnx.save(model, made)
@@ -302,19 +268,8 @@ def _renamed(path: Path, suffix: str) -> Path:
 def test_the_onnx_file_is_one_that_older_releases_read(
     precision: str, manager: ClosedManager, tmp_path: Path
 ) -> None:
-    calibrated = {"random_calibration": True} if precision in ("int8", "fp8") else {}
     path = tmp_path / "model.onnx"
-    api.export(
-        "tensorrt",
-        MODEL,
-        output=path,
-        onnx_only=True,
-        precision=precision,
-        verify=False,
-        manager=manager,
-        **calibrated,
-        **SMALL,
-    )
+    exported(manager, path, "tensorrt", onnx_only=True, precision=precision, verify=False)
     model = onnx.load(path)
     (opset,) = model.opset_import
     assert opset.version == (22 if precision == "bf16" else 20)
@@ -331,16 +286,7 @@ def test_the_onnx_file_is_one_that_older_releases_read(
 def test_an_onnx_file_of_types_that_onnxruntime_hardly_has(
     precision: str, verdict: str, reason: str, manager: ClosedManager, tmp_path: Path
 ) -> None:
-    result = api.export(
-        "tensorrt-rtx",
-        MODEL,
-        output=tmp_path / "model.onnx",
-        onnx_only=True,
-        precision=precision,
-        manager=manager,
-        **({"random_calibration": True} if precision == "fp8" else {}),
-        **SMALL,
-    )
+    result = exported(manager, tmp_path / "model.onnx", onnx_only=True, precision=precision)
     assert result.verdict.label == verdict
     assert result.verdict.reason == reason
     body = manager.backend("tensorrt-rtx").snippet(result.manifest)
@@ -348,9 +294,7 @@ def test_an_onnx_file_of_types_that_onnxruntime_hardly_has(
         assert body is None
     else:
         assert body is not None
-        plain = api.export(
-            "onnx", MODEL, output=tmp_path / "plain.onnx", verify=False, manager=manager, **SMALL
-        )
+        plain = exported(manager, tmp_path / "plain.onnx", "onnx", verify=False)
         x = np.random.default_rng(0).standard_normal((1, 3, 64, 64), np.float32)
         found: dict[str, Any] = {"path": str(result.path), "x": x}
         exec(body, found)
@@ -395,9 +339,7 @@ def test_a_fault_in_what_the_builder_is_given(fault: faults.Fault, tmp_path: Pat
     spoiled = fault_trials.spoiling(OnnxBackend(), inject=fault.inject)
     manager = manager_of(TensorRtRtxBackend(), spoiled)
     with pytest.raises((VerificationError, ExportError)):
-        api.export(
-            "tensorrt-rtx", MODEL, output=tmp_path / "model.engine", manager=manager, **SMALL
-        )
+        exported(manager, tmp_path / "model.engine")
     assert list(tmp_path.iterdir()) == []
 
 

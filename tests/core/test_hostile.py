@@ -477,7 +477,7 @@ def test_a_copy_under_another_name_is_compared_itself(
     assert inspect(copy).intact is True
     with copy.open("r+b") as file:
         file.write(b"PK\x03\x04\x15")  # of the zip's first header, which nobody reads
-    assert inspect(copy).problems == ("copy.pocket is not the file that was verified",)
+    assert inspect(copy).problems == ("copy.pocket is not the file that was exported",)
     shutil.copyfile(copy, path.with_name("stranger.bin"))
     shutil.copyfile(record_path(copy), record_path(path.with_name("stranger.bin")))
     assert inspect(path.with_name("stranger.bin")).intact is False

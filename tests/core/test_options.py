@@ -110,6 +110,8 @@ def test_batches(given: dict[str, Any], batch: tuple[int, int, int | None]) -> N
         ({"input_size": (3, -1, 0)}, "--input-size is at least 1, not 3 -1 0"),
         ({"input_size": (3, 224)}, "--input-size wants 3 whole numbers (C H W)"),
         ({"batch_size": 0}, "--batch-size is at least 1"),
+        ({"batch_size": 128, "batch_max": 64}, "--batch-size 128 is not between --batch-min and"),
+        ({"batch_size": 100, "batch_opt": 8}, "--batch-size 100 and --batch-opt 8 disagree"),
         ({"batch_min": 4, "batch_max": 2}, "--batch-min 4 is not less than --batch-max 2"),
         ({"batch_opt": 9, "batch_max": 8}, "--batch-opt 9 is not between"),
         ({"in_chans": 1, "input_size": (3, 64, 64)}, "--in-chans 1 and --input-size 3 64 64"),

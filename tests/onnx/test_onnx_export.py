@@ -226,7 +226,7 @@ def test_the_snippet_of_a_changed_file_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert "onnxruntime.InferenceSession" in done.stdout
-    assert done.stderr == f"note: {path.name} is not the file that was verified\n"
+    assert done.stderr == f"note: {path.name} is not the file that was exported\n"
 
 
 @pytest.mark.parametrize(

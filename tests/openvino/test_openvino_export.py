@@ -74,7 +74,7 @@ def test_both_files_are_of_the_record(tmp_path: Path) -> None:
         wrong = exported(folder, tiny_cnn(other))
         (wrong.path.parent / "model.bin").replace(tmp_path / "model.bin")
     verdict = timmx_core.verify(tmp_path / "model.xml")
-    assert verdict.reason == "model.bin is not the file that was verified"
+    assert verdict.reason == "model.bin is not the file that was exported"
     (tmp_path / "model.xml.timmx.json").unlink()
     assert timmx_core.verify(tmp_path / "model.xml").status == "failed"
 

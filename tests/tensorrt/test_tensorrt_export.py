@@ -152,7 +152,7 @@ def test_it_is_told_before_anything_is_built(engine: Path, tmp_path: Path) -> No
             {"ONNX given to the builder", "in simulated int8 arithmetic", "float file"},
             "int8",
         ),
-        ("fp8", {"in simulated fp8 arithmetic", "float file"}, "fp8"),
+        ("fp8", {"ONNX given to the builder", "in simulated fp8 arithmetic", "float file"}, "fp8"),
     ],
 )
 def test_a_network_is_in_the_precision_that_was_asked_for(
@@ -246,7 +246,14 @@ def test_what_another_program_made_of_a_file(manager: ClosedManager, tmp_path: P
     next(n for n in model.graph.node if n.op_type == "Relu").op_type = "Abs"
     onnx.save(model, made)
     assert api.verify(made, manager=manager, built_from=source).status == "failed"
+    with pytest.raises(RequestError, match="says of itself what it is"):
+        api.verify(source, manager=manager, built_from=source)
     engine = tmp_path / "model.engine"
+    for content, reason in ((b"", "is empty"), (b"vtrt1234", "is an engine of TensorRT-RTX")):
+        engine.write_bytes(content)
+        verdict = api.verify(engine, manager=manager, built_from=source)
+        assert verdict.status == "failed"
+        assert reason in verdict.reason
     engine.write_bytes(b"of trtexec")
     if not _has_gpu():
         verdict = api.verify(engine, manager=manager, built_from=source)
@@ -256,7 +263,7 @@ def test_what_another_program_made_of_a_file(manager: ClosedManager, tmp_path: P
     with pytest.raises(ArtifactError, match="does not exist"):
         api.verify(tmp_path / "none.engine", manager=manager, built_from=source)
     source.write_bytes(made.read_bytes())
-    with pytest.raises(RequestError, match=r"--built-from .* is not the file that was verified"):
+    with pytest.raises(RequestError, match=r"--built-from .* is not the file that was exported"):
         api.verify(made, manager=manager, built_from=source)
 
 

@@ -69,7 +69,8 @@ def test_classic_tensorrt_is_missing(tmp_path: Path) -> None:
             ["--target", "sm86,sm90"],
             (
                 "error: TensorRT-RTX builds no engines for 'sm90'\n"
-                "hint: there are: sm75, sm80, sm86, sm89, sm120, sm121\n"
+                "hint: there are: sm75, sm80, sm86, sm89, sm120, sm121; "
+                "timmx tensorrt builds on the GPU itself\n"
             ),
         ),
         (

@@ -36,7 +36,7 @@ def inspect_file(path: Path, backends: Collection[Backend]) -> Inspection:
     else:
         raise ArtifactError(
             f"{path} holds no timmx manifest, and {record_path(path).name} is not beside it",
-            ""
+            "it belongs there, from where the file was exported"
             if any(path.suffix in backend.suffixes for backend in backends)
             else "it was not made by timmx, or its plugin is not installed: timmx plugins list",
         )
@@ -128,7 +128,7 @@ def _compare_with_record(
         return None, []
     problems = _changed(path, record)
     if _canonical(record["manifest"]) != _canonical(manifest):
-        problems.append("the manifest in the file is not the one that was verified")
+        problems.append("the manifest in the file is not the one of the export")
     return not problems, problems
 
 
@@ -151,7 +151,7 @@ def _changed(path: Path, record: Mapping[str, Any]) -> list[str]:
             if not member.is_file():
                 problems.append(f"{name} is missing")
             elif sha256(member) != digest:
-                problems.append(f"{name} is not the file that was verified")
+                problems.append(f"{name} is not the file that was exported")
         except OSError as error:
             problems.append(f"{name} cannot be read: {error.strerror}")
     return problems

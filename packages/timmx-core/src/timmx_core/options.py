@@ -251,14 +251,20 @@ def _batch(values: Mapping[str, Any]) -> Batch:
         return (size, size, size)
     least = values["batch_min"] or 1
     most = values["batch_max"]
-    opt = values["batch_opt"] or max(least, min(size, most or size))
+    if values["batch_opt"] and size not in (1, values["batch_opt"]):
+        raise RequestError(
+            f"--batch-size {size} and --batch-opt {values['batch_opt']} disagree",
+            "a dynamic batch is tuned for either; the largest is --batch-max",
+        )
+    opt = values["batch_opt"] or max(least, size)
     if most is not None and not least < most:
         raise RequestError(
             f"--batch-min {least} is not less than --batch-max {most}",
             "a single batch size is --batch-size",
         )
     if opt < least or (most is not None and opt > most):
-        raise RequestError(f"--batch-opt {opt} is not between --batch-min and --batch-max")
+        name = "batch_opt" if values["batch_opt"] else "batch_size"
+        raise RequestError(f"{flag(name)} {opt} is not between --batch-min and --batch-max")
     return (least, opt, most)
 
 

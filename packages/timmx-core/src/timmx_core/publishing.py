@@ -47,7 +47,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
             data = file.read(manifests.MOST_BYTES + 1)
     except OSError as error:
         raise ArtifactError(f"cannot read the record {beside}: {error.strerror}") from None
-    return manifests.parse(data, "record")
+    try:
+        return manifests.parse(data, "record")
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{beside}: {error.message}", error.hint or "take it again from where it was exported"
+        ) from None
 
 
 def sha256(path: Path) -> str:

@@ -58,6 +58,7 @@ def verify_file(
         try:
             if built_from is not None:
                 inspection = _inspect_source(path, built_from, manager)
+                reporter.note(f"held against what {built_from} says of itself")
             else:
                 unmarked = _without_manifest(path, manager)
                 if unmarked is not None:
@@ -137,6 +138,10 @@ def _inspect_source(path: Path, source: Path, manager: PluginManager) -> Inspect
     :raises RequestError: a source that cannot vouch for it.
     """
     check_there(path)
+    if read_record(path) is not None or _holds_manifest(path, manager):
+        raise RequestError(
+            f"{path} says of itself what it is", "leave --built-from out to have it checked"
+        )
     inspection = inspect_file(source, manager.backends.values())
     if inspection.problems:
         raise RequestError(f"--built-from {source}: {inspection.problems[0]}")
@@ -153,16 +158,19 @@ def _without_manifest(path: Path, manager: PluginManager) -> Verdict | None:
     """Inconclusive for a file of a known format that says nothing of itself."""
     check_there(path)
     known = any(path.suffix in b.suffixes for b in manager.backends.values())
-    if not known or read_record(path) is not None:
+    if not known or read_record(path) is not None or _holds_manifest(path, manager):
         return None
-    for backend in manager.backends.values():
-        if path.suffix in backend.suffixes and read_embedded(path, backend) is not None:
-            return None
     return Verdict(
         "inconclusive",
         f"the file holds no timmx manifest, and {record_path(path).name} is not beside it; "
         "--built-from FILE names the file of timmx that it was made from",
     )
+
+
+def _holds_manifest(path: Path, manager: PluginManager) -> bool:
+    """Whether a format of such files finds a manifest in it."""
+    backends = [b for b in manager.backends.values() if path.suffix in b.suffixes]
+    return any(read_embedded(path, backend) is not None for backend in backends)
 
 
 def _disagreement(manifest: Mapping[str, Any]) -> str:
@@ -248,8 +256,13 @@ def _with_images(
     from timmx_core.subject import make_subject
 
     assert model is not None
-    known = {o.name for o in option_data.options_of(backend)}
-    given = {n: v for n, v in manifest["options"].items() if n in known and n != "labels"}
+    # How it was lowered says nothing of the model, nor do options that were left as they are.
+    telling = {o.name: o for o in option_data.options_of(backend) if not o.precisions}
+    given = {
+        name: value
+        for name, value in manifest["options"].items()
+        if name in telling and name != "labels" and value != telling[name].default
+    }
     given |= {"probe_data": str(folder), "checkpoint": checkpoint}
     if checkpoint is None and isinstance(model, str):
         given["pretrained"] = manifest["model"]["weights"]["origin"] == "pretrained"

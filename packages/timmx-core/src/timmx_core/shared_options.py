@@ -197,7 +197,7 @@ SHARED_OPTIONS: tuple[Option, ...] = (
     Option(
         "require_verified",
         "bool",
-        "Exit with 7 unless the verdict is `verified`.",
+        "Exit with 7 unless the verdict is verified, by whatever runtime.",
         False,
         group=VERIFICATION,
     ),

@@ -284,7 +284,7 @@ def _run(backend: Backend, job: Mapping[str, Any]) -> dict[str, Any]:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is a finding
         traceback.print_exc()
-        first = (str(error).strip().splitlines() or [""])[0][:300]
+        first = " ".join(str(error).split())[:300]
         return {
             "status": "failed",
             "reason": f"the runtime refused the file: {type(error).__name__}: {first}",

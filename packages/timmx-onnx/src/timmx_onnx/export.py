@@ -124,9 +124,8 @@ class _Export:
         settled = half.settle_cast(graph, large, self._rate, floor)
         emulated = self._scratch("emulated")
         self._save(settled.emulated, emulated)
-        notes = []
-        if settled.kept:
-            notes.append(f"kept in fp32: {half.describe(graph, settled.kept)}")
+        kept = half.describe(graph, settled.kept)
+        notes = [f"kept in fp32: {kept}"] if kept else []
         return _Made(
             settled.model,
             [Comparison("in simulated fp16 arithmetic", got=emulated)],

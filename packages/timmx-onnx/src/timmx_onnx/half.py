@@ -104,10 +104,15 @@ def _circles(model: Model, always: frozenset[str]) -> Iterator[_Circle]:
     yield _Circle(keep, narrow_weights=False)
 
 
+OF_SHAPES = ("Shape", "Size")
+
+
 def describe(model: Model, kept: Iterable[str]) -> str:
-    """As in "12 Softmax, 1 ReduceMean"."""
+    """As in "12 Softmax, 1 ReduceMean", without those that give integers of whatever they take."""
     names = set(kept)
-    counts = Counter(n.op_type for n in model.graph if n.name in names)
+    counts = Counter(
+        n.op_type for n in model.graph if n.name in names and n.op_type not in OF_SHAPES
+    )
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from timmx_core.backend import ExportRequest, Option
-from timmx_core.errors import ExportError, MissingDependency, RequestError
+from timmx_core.errors import ArtifactError, ExportError, MissingDependency, RequestError
 from timmx_core.paths import cache_dir
 from timmx_tensorrt import gpu
 from timmx_tensorrt.engines import COMMON_OPTIONS, EngineBackend
 from timmx_tensorrt.library import CLASSIC
+from timmx_tensorrt.plan import MAGIC
 from timmx_tensorrt.settings import Settings
 
 # The first compute capability with a precision. int8 is everywhere.
@@ -136,6 +137,13 @@ class TensorRtBackend(EngineBackend):
             return "GPUs from Ampere on"
         return f"{made['gpu']} ({made['compute_capability']})"
 
+    def check_engine(self, path: Path) -> None:
+        """See `EngineBackend.check_engine`."""
+        super().check_engine(path)
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                raise ArtifactError(f"{path.name} is an engine of TensorRT-RTX")
+
     def obstacles(self, path: Path, made: Mapping[str, Any], card: gpu.Gpu) -> list[str]:
         """See `EngineBackend.obstacles`."""
         if not made.keys() >= TOLD:
@@ -174,7 +182,7 @@ class TensorRtBackend(EngineBackend):
         if options["version_compatible"]:
             words.append("--versionCompatible")
         if options["timing_cache"]:
-            words.append(f"--timingCacheFile={options['timing_cache']}")
+            words.append(f"--timingCacheFile={Path(options['timing_cache']).name}")
         words.append("--skipInference")
         return shlex.join(words)
 

@@ -18,7 +18,7 @@ from timmx_core.backend import (
     Precision,
     Runner,
 )
-from timmx_core.errors import CannotRunHere, RequestError, VerificationError
+from timmx_core.errors import ArtifactError, CannotRunHere, RequestError, VerificationError
 from timmx_tensorrt import gpu
 from timmx_tensorrt.library import Library
 from timmx_tensorrt.settings import Settings
@@ -189,6 +189,7 @@ class EngineBackend(Backend):
             from timmx_tensorrt.reference import OnnxReference
 
             return OnnxReference(path)
+        self.check_engine(path)
         self.check_run()
         from timmx_tensorrt.runner import EngineRunner, made_of
 
@@ -216,6 +217,14 @@ class EngineBackend(Backend):
         from timmx_onnx.backend import OnnxBackend
 
         return OnnxBackend().read(path)
+
+    def check_engine(self, path: Path) -> None:
+        """What can be seen of an engine without a GPU.
+
+        :raises ArtifactError: it is none of this library.
+        """
+        if not path.stat().st_size:
+            raise ArtifactError(f"{path.name} is empty")
 
     def snippet(self, manifest: Mapping[str, Any]) -> str | None:
         """See `Backend.snippet`."""

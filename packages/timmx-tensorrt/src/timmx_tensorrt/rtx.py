@@ -65,6 +65,10 @@ class TensorRtRtxBackend(EngineBackend):
                 f"it runs on {', '.join(targets.LACKS)}",
             )
 
+    def check_engine(self, path: Path) -> None:
+        """See `EngineBackend.check_engine`: it has a header."""
+        read_header(path)
+
     def obstacles(self, path: Path, made: Mapping[str, Any], card: gpu.Gpu) -> list[str]:
         """See `EngineBackend.obstacles`. Releases do not run each other's engines."""
         found = []

@@ -20,14 +20,15 @@ def lines(module: str, manifest: Mapping[str, Any]) -> str:
         "context = engine.create_execution_context()\n"
         "stream = torch.cuda.Stream()\n"
         f"tensors = {{{port!r}: torch.from_numpy(x).cuda()}}\n"
-        f"context.set_input_shape({port!r}, tuple(x.shape))\n"
+        f"taken = context.set_input_shape({port!r}, tuple(x.shape))\n"
         f"for name in {outputs!r}:\n"
         "    shape = tuple(context.get_tensor_shape(name))\n"
         '    tensors[name] = torch.empty(shape, device="cuda")\n'
         "for name, tensor in tensors.items():\n"
         "    context.set_tensor_address(name, tensor.data_ptr())\n"
         "torch.cuda.synchronize()\n"
-        "context.execute_async_v3(stream.cuda_stream)\n"
+        "if not taken or not context.execute_async_v3(stream.cuda_stream):\n"
+        '    raise SystemExit("the engine does not take this input, or fails on it")\n'
         "stream.synchronize()\n"
         f"outputs = [tensors[name].cpu().numpy() for name in {outputs!r}]\n"
     )
@@ -40,7 +41,7 @@ def onnx_lines(manifest: Mapping[str, Any]) -> str:
     return (
         "import onnxruntime\n"
         "options = onnxruntime.SessionOptions()\n"
-        "# With its own fusions onnxruntime computes float8 wrongly.\n"
+        "# Without onnxruntime's own fusions, which mistake some operators of 8 bits.\n"
         "options.graph_optimization_level = "
         "onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC\n"
         "session = onnxruntime.InferenceSession(\n"

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, TensorSpec
-from timmx_core.errors import ArtifactError, ExportError
+from timmx_core.errors import ArtifactError, CannotRunHere, ExportError
 from timmx_core.inputs import least_batch
 from timmx_core.worker import run_probes
 from timmx_onnx import fp16, half, quantization, storage
@@ -20,6 +20,7 @@ from timmx_onnx.export import check_file, scratch
 from timmx_onnx.providers import CPU
 from timmx_onnx.runner import OnnxRunner
 from timmx_tensorrt import pixels, qdq
+from timmx_tensorrt.reference import OnnxReference
 
 GIVEN = "ONNX given to the builder"
 FLOAT_FLOOR_DB = 80.0
@@ -67,8 +68,7 @@ class _Maker:
         }
         source = ways[self.precision]()
         source.comparisons = tuple(
-            replace(c, formats=("onnx", "onnx"), inputs=source.inputs, outputs=source.outputs)
-            for c in source.comparisons
+            replace(c, inputs=source.inputs, outputs=source.outputs) for c in source.comparisons
         )
         return source
 
@@ -78,13 +78,13 @@ class _Maker:
         derived = self._derived("fp32")
         # TF32 is the GPU's alone: what it starts from is float32.
         label = GIVEN if self.precision == "fp32" else f"{GIVEN}, in fp32"
-        given = Comparison(label, got=derived.primary, floor_db=FLOAT_FLOOR_DB)
+        given = _opened_as_onnx(Comparison(label, derived.primary, floor_db=FLOAT_FLOOR_DB))
         return _of(derived, (given,))
 
     def _half(self) -> Source:
         derived = self._derived("fp16")
-        given = Comparison(GIVEN, got=derived.primary)
-        return _of(derived, (given, *derived.comparisons))
+        compared = (Comparison(GIVEN, got=derived.primary), *derived.comparisons)
+        return _of(derived, tuple(_opened_as_onnx(c) for c in compared))
 
     def _brain(self) -> Source:
         """onnxruntime has no kernels for bfloat16, so its rounding is emulated in float32."""
@@ -104,8 +104,8 @@ class _Maker:
         source = _of(
             derived,
             (
-                Comparison("in simulated bf16 arithmetic", got=emulated),
-                Comparison("float file", got=derived.primary, floor_db=FLOAT_FLOOR_DB),
+                _opened_as_onnx(Comparison("in simulated bf16 arithmetic", emulated)),
+                _float_file(derived),
             ),
         )
         source.path, source.companions = made.path, made.companions
@@ -133,15 +133,15 @@ class _Maker:
         made = self._save(graph, "given")
         check_file(made.path, made.skeleton, int(derived.report["opset"]))
         comparisons = [
-            Comparison(f"in simulated {self.precision} arithmetic", got=emulated),
-            Comparison("float file", got=derived.primary, floor_db=FLOAT_FLOOR_DB),
+            _opened_as_onnx(Comparison(f"in simulated {self.precision} arithmetic", emulated)),
+            _float_file(derived),
         ]
         source = _of(derived, ())
-        if self.precision == "int8":
-            trouble = refusal(made.path)
-            source.report["onnxruntime_refuses"] = trouble
-            if trouble is None:
-                comparisons.insert(0, Comparison(GIVEN, got=made.path))
+        trouble = refusal(made.path)
+        source.report["onnxruntime_refuses"] = trouble
+        if trouble is None:
+            # By this format's own reference, without the fusions that mistake 8 bits.
+            comparisons.insert(0, Comparison(GIVEN, made.path))
         source.comparisons = tuple(comparisons)
         source.path, source.companions = made.path, made.companions
         return source
@@ -222,10 +222,19 @@ def _of(derived: Artifact, comparisons: tuple[Comparison, ...]) -> Source:
     )
 
 
+def _opened_as_onnx(comparison: Comparison) -> Comparison:
+    """With all of onnxruntime's optimisations, as files of timmx-onnx are."""
+    return replace(comparison, formats=("onnx", "onnx"))
+
+
+def _float_file(derived: Artifact) -> Comparison:
+    return _opened_as_onnx(Comparison("float file", got=derived.primary, floor_db=FLOAT_FLOOR_DB))
+
+
 def refusal(path: Path) -> str | None:
-    """Why onnxruntime does not take a file; None where it does."""
+    """Why onnxruntime does not take a quantized file; None where it does."""
     try:
-        with OnnxRunner(path, (CPU,)):
+        with OnnxReference(path):
             return None
-    except ArtifactError as error:
+    except (ArtifactError, CannotRunHere) as error:
         return error.message

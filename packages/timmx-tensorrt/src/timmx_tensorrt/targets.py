@@ -51,15 +51,17 @@ def parse(text: str | None, precision: str) -> tuple[str, ...]:
     for name in names:
         if name not in LACKS:
             raise RequestError(
-                f"TensorRT-RTX builds no engines for {name!r}", f"there are: {', '.join(LACKS)}"
+                f"TensorRT-RTX builds no engines for {name!r}",
+                f"there are: {', '.join(LACKS)}; timmx tensorrt builds on the GPU itself",
             )
         if precision in LACKS[name]:
             raise RequestError(
                 f"--target {name} has no --precision {precision}: {LACKS[name][precision]}",
                 f"--precision {precision} goes with {', '.join(able(precision))}",
             )
-    if len(set(names)) < len(names):
-        raise RequestError("--target names one of them twice")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise RequestError(f"--target names {twice} twice")
     return tuple(sorted(names, key=list(LACKS).index))
 
 

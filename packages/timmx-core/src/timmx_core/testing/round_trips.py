@@ -130,6 +130,27 @@ class RoundTripTests(Case):
         lab.check(result)
         assert [p.role for p in ports(result, "outputs")] == ["features", "features"]
 
+    def test_a_file_is_verified_with_images_of_ones_own(self, lab: Lab) -> None:
+        """timmx verify --probe-data: the model is built again as the manifest says."""
+        import numpy as np
+        from PIL import Image
+
+        from timmx_core import api
+        from timmx_core.testing.models import tiny_cnn
+
+        self.require_sound(lab)
+        lab.require_runtime()
+        result = lab.export(tiny_cnn(), uint8_input="uint8_input" not in lab.backend.refuses)
+        lab.check(result)
+        assert result.path is not None
+        folder = lab.fresh("images")
+        for index in range(2):
+            pixels = np.arange(48 * 48 * 3, dtype=np.uint32).reshape(48, 48, 3) * (index + 3) // 17
+            Image.fromarray((pixels % 256).astype(np.uint8)).save(folder / f"{index}.png")
+        verdict = api.verify(result.path, probe_data=folder, model=tiny_cnn(), manager=lab.manager)
+        assert verdict.status == "verified", verdict.reason
+        assert verdict.probes == result.verdict.probes + 2
+
     def test_another_models_file_fails(self, lab: Lab) -> None:
         """Other weights under this model's manifest are found out, and not published."""
         from timmx_core.testing.models import tiny_cnn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from timmx_core.errors import VerificationError
@@ -140,7 +142,9 @@ class RoundTripTests(Case):
 
         self.require_sound(lab)
         lab.require_runtime()
-        result = lab.export(tiny_cnn(), uint8_input="uint8_input" not in lab.backend.refuses)
+        taken = {"uint8_input", "normalize"} - set(lab.backend.refuses)
+        given: dict[str, Any] = dict.fromkeys(taken, True)
+        result = lab.export(tiny_cnn(), **given)
         lab.check(result)
         assert result.path is not None
         folder = lab.fresh("images")

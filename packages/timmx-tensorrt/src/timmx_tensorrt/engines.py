@@ -205,10 +205,9 @@ class EngineBackend(Backend):
         """See `Backend.embed`: an ONNX file has room, an engine has none."""
         if artifact.primary.suffix != ONNX:
             return False
-        from timmx_onnx.metadata import append_manifest
+        from timmx_onnx.backend import OnnxBackend
 
-        append_manifest(artifact.primary, manifest)
-        return True
+        return OnnxBackend().embed(artifact, manifest)
 
     def read(self, path: Path) -> bytes | None:
         """See `Backend.read`."""

@@ -16,9 +16,11 @@ import torch
 
 from timmx_core.backend import LoadedModel
 from timmx_core.manifest import digest
+from timmx_core.probes import COUNT
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]
+LARGE_BATCH = 2 * COUNT
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,20 @@ def _one_nan(output: torch.Tensor) -> torch.Tensor:
     return output + spoiled.view(1, *output.shape[1:])
 
 
+def _without_channel(output: torch.Tensor) -> torch.Tensor:
+    """(N, C, ...) with channel 1 at zero."""
+    kept = torch.ones(1, output.shape[1], *[1] * (output.ndim - 2))
+    kept[:, 1] = 0.0
+    return output * kept
+
+
+def _wrong_beyond_the_probes(output: torch.Tensor) -> torch.Tensor:
+    """Of a batch of `LARGE_BATCH`, what comes after as many images as there are probes, x 3."""
+    factor = torch.ones(LARGE_BATCH, *[1] * (output.ndim - 1))
+    factor[COUNT:] = 3.0
+    return output * factor
+
+
 STRUCTURAL: tuple[Fault, ...] = (
     Fault("output constant", _constant),
     before("output of a mirrored image", lambda x: x.flip(3)),
@@ -147,6 +163,9 @@ STRUCTURAL: tuple[Fault, ...] = (
     Fault("softmax missing", _without_softmax, {"softmax": True}),
     after("batch shuffled", lambda y: y.flip(0), dynamic_batch=True),
     after("first of the batch repeated", lambda y: y[:1].expand_as(y), dynamic_batch=True),
+    after("wrong after the eighth of a batch", _wrong_beyond_the_probes, batch_size=LARGE_BATCH),
+    after("one class lost", _without_channel),
+    after("one channel lost in a feature map", _without_channel, only_last=True, features=True),
     after("one NaN", _one_nan),
     after("one NaN in the last of several outputs", _one_nan, only_last=True, features=True),
     after("last of several outputs x 3", lambda y: y * 3.0, only_last=True, features=True),

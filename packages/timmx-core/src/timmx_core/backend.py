@@ -227,7 +227,10 @@ class Context(ABC):
     def snr_db(self, outputs: Mapping[str, np.ndarray]) -> float:
         """The worst SNR of float results for the probes against PyTorch, -200 where one is broken.
 
-        :param outputs: by the names of `LoadedModel.outputs`, (probes, ...) in their layout.
+        Below the floor of the precision where a single channel is lost, however high the whole is.
+
+        :param outputs: by the names of `LoadedModel.outputs`, (rows, ...) in their layout; row i
+            answers probe i modulo their number, and there may be more rows than probes.
         """
 
     @abstractmethod

@@ -63,13 +63,14 @@ class ExportContext(Context):
 
     def snr_db(self, outputs: Mapping[str, np.ndarray]) -> float:
         """See `Context.snr_db`."""
-        from timmx_core.measure import CAP_DB, measure
+        from timmx_core.measure import CAP_DB, measure, telling_db
 
+        floor = self._request.precision.floor_db
         worst = CAP_DB
         for reference in self._subject.own:
             got = outputs.get(reference.name)
-            row = None if got is None else measure(reference, got, 1, -CAP_DB, "trial")
-            worst = min(worst, -CAP_DB if row is None or row.snr_db is None else row.snr_db)
+            row = None if got is None else measure(reference, got, 1, floor, "trial")
+            worst = min(worst, -CAP_DB if row is None else telling_db(row))
         return worst
 
     @contextlib.contextmanager

@@ -27,6 +27,8 @@ class Measurement:
     top1: float | None = None  # share of probes on which the best class agrees
     top5: float | None = None  # share of probes whose best class is among the five best
     attainable_db: float | None = None  # what rounding alone would leave of the signal
+    channel_db: float | None = None  # of the channel (class, coordinate) that came through worst
+    channel_floor_db: float | None = None  # what each of them has to reach
     status: Literal["passed", "failed", "inconclusive"] = "passed"  # of this measurement
     reason: str = ""  # why it did not pass
 

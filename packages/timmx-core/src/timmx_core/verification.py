@@ -210,7 +210,7 @@ def _as_references(outcome: Outcome, like: Sequence[Reference]) -> list[Referenc
         Reference(
             r.name,
             r.shape,
-            first[r.name].reshape(len(first[r.name]), -1),
+            first[r.name][: len(r.values)].reshape(len(r.values), -1),
             None,
             r.classes,
             r.layout,

@@ -47,7 +47,7 @@ BOOT = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job. `outputs[batch][name]` is (probes, ...) as the file gave it."""
+    """What became of a job. `outputs[batch][name]` is (rows, ...) as `run_probes` says."""
 
     status: str  # "ok", "cannot run", "failed"
     reason: str = ""
@@ -318,6 +318,9 @@ def run_probes(
 ) -> dict[str, np.ndarray]:
     """All probes through a runner, `batch` at a time; the last batch is filled up in a circle.
 
+    :param inputs: (probes, ...) by name.
+    :return: (rows, ...) by name, every row of every batch: row i answers probe i modulo their
+        number, and there may be more rows than probes.
     :raises ArtifactError: the first dimension of an output is not the batch.
     """
     import numpy as np
@@ -333,4 +336,4 @@ def run_probes(
                     f"{output_text(name)} has shape {array.shape} for a batch of {batch}"
                 )
             collected.setdefault(name, []).append(np.asarray(array))
-    return {name: np.concatenate(parts)[:count] for name, parts in collected.items()}
+    return {name: np.concatenate(parts) for name, parts in collected.items()}

@@ -157,12 +157,9 @@ class _Export:
 
     def _rate(self, module: Any) -> float:
         """How near a program comes to PyTorch, over the images of the verification."""
-        count = len(self.context.probes(self.loaded.inputs[0]))
         found = quantization.answers(module, self._probes())
         names = [port.name for port in self.loaded.outputs]
-        return self.context.snr_db(
-            {name: array[:count] for name, array in zip(names, found, strict=True)}
-        )
+        return self.context.snr_db(dict(zip(names, found, strict=True)))
 
     def _probes(self) -> Iterator[Mapping[str, np.ndarray]]:
         port = self.loaded.inputs[0]

@@ -63,6 +63,19 @@ class RoundTripTests(Case):
         lab.check(result)
         assert ports(result, "inputs")[0].shape[0] == 3
 
+    def test_every_image_of_a_large_batch_is_compared(self, lab: Lab) -> None:
+        """--batch-size 16, with answers that are wrong after the eighth: it is found out."""
+        from timmx_core.probes import COUNT
+        from timmx_core.testing.models import WrongLater, tiny_cnn
+
+        self.require_sound(lab)
+        lab.require_runtime()
+        skip_refused(lab, "batch_size")
+        batch = 2 * COUNT
+        with pytest.raises(VerificationError, match="failed"):
+            lab.export(WrongLater(tiny_cnn(), COUNT, batch), batch_size=batch)
+        lab.check(lab.export(WrongLater(tiny_cnn(), batch, batch), batch_size=batch))
+
     def test_a_dynamic_batch(self, lab: Lab) -> None:
         """--dynamic-batch: one image, several, and another number of them."""
         from timmx_core.testing.models import tiny_cnn

@@ -1,0 +1,149 @@
+"""Whether a part of an output is lost, which the figure of the whole output can hide.
+
+Four box coordinates in pixels drown eighty scores of a thousandth; one channel of a transformer
+that is 300 times the others drowns them all. So an output is also rated slice by slice: each
+channel, class or coordinate along each of its dimensions.
+
+A slice of an honest file is as noisy as the others, or as much noisier as it is larger. The noise
+to expect of a slice is taken from the medians over all slices, which some lost ones do not move.
+A slice whose signal stands far above that noise must come through; one that does not is drowned by
+the precision as a whole, which the figure of the whole output judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHARE = 0.5
+"""Of a floor in decibels, what a slice must reach: 40 dB of 80, 15 of 30, 2.5 of 5."""
+CLEARANCE_DB = 15.0
+"""How far beyond its floor a slice must stand above the noise to expect before it counts. The noise
+of one class over eight probes lies up to 6 dB above the median of a thousand by chance alone, and
+classes whose weights are larger add to that."""
+TELLING_FLOOR_DB = 20.0
+"""From this floor up, most of the slices must come through as well. Below it, precisions are so
+coarse that small probabilities hold no digit that is right."""
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """The slice that came through worst."""
+
+    snr_db: float  # of the slice
+    floor_db: float  # what it has to reach
+    place: str  # "channel 7 of 384", "most channels"
+
+    @property
+    def lost(self) -> bool:
+        """Whether it did not come through."""
+        return self.snr_db < self.floor_db
+
+
+@dataclass(frozen=True)
+class Powers:
+    """Of each position of an output, over the probes: float64 (positions,)."""
+
+    signal: np.ndarray  # variance of the reference
+    noise: np.ndarray  # mean squared difference
+    power: np.ndarray  # mean square of the reference
+
+
+def slice_floor(floor_db: float) -> float | None:
+    """What a slice must reach where the output must reach `floor_db`.
+
+    None where the noise may exceed the signal anyway.
+    """
+    return floor_db * SHARE if floor_db > 0 else None
+
+
+def lowest(
+    powers: Powers,
+    shape: tuple[int, ...],
+    positions: np.ndarray | None,
+    floor_db: float,
+    rounding: float,
+) -> Lowest | None:
+    """The worst slice along any dimension of an output.
+
+    :param shape: of one image's output, without N.
+    :param positions: int64 into the flattened output, of those that are rated; None: all.
+    :param floor_db: of the whole output.
+    :param rounding: relative rounding error of a network in fp32; a slice that varies by less
+        relative to its size says nothing.
+    :return: None where no slice can be rated.
+    """
+    import numpy as np
+
+    floor = slice_floor(floor_db)
+    if floor is None:
+        return None
+    where = np.arange(len(powers.signal)) if positions is None else positions
+    found = [
+        worst
+        for axis, index in _axes(where, shape)
+        for worst in _along(_pooled(powers, index, shape[axis]), floor, floor_db, rounding)
+    ]
+    return min(found, key=lambda worst: worst.snr_db, default=None)
+
+
+def _axes(where: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
+    """Each dimension with more than one slice, and the slice that each position lies in."""
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        if shape[axis] > 1:
+            yield axis, (where // stride) % shape[axis]
+        stride *= shape[axis]
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """The powers of the slices along one dimension."""
+
+    numbers: np.ndarray  # which slices hold positions that are rated
+    count: int  # slices in all
+    signal: np.ndarray
+    noise: np.ndarray
+    power: np.ndarray
+
+
+def _pooled(powers: Powers, index: np.ndarray, count: int) -> _Slices:
+    import numpy as np
+
+    weights = np.bincount(index, minlength=count)
+    (numbers,) = np.nonzero(weights)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        sums: np.ndarray = np.bincount(index, values, count)[numbers] / weights[numbers]
+        return sums
+
+    return _Slices(numbers, count, mean(powers.signal), mean(powers.noise), mean(powers.power))
+
+
+def _along(slices: _Slices, floor: float, whole_floor: float, rounding: float) -> Iterator[Lowest]:
+    """The worst of the slices that stand out, and the median of all."""
+    import numpy as np
+
+    telling = slices.signal > slices.power * rounding**2 * _ratio(floor)
+    if not telling.any():
+        return
+    signal, noise, power = (a[telling] for a in (slices.signal, slices.noise, slices.power))
+    tiny = np.finfo(np.float64).tiny
+    snr = 10 * np.log10(signal / np.maximum(noise, signal * 1e-20))
+    usual = np.maximum(np.median(noise), power * np.median(noise / np.maximum(power, tiny)))
+    clear = signal >= usual * _ratio(floor + CLEARANCE_DB)
+    if clear.any():
+        worst = int(np.argmin(np.where(clear, snr, np.inf)))
+        number = int(slices.numbers[telling][worst])
+        yield Lowest(float(snr[worst]), floor, f"channel {number} of {slices.count}")
+    middle = float(np.median(snr))
+    if whole_floor >= TELLING_FLOOR_DB and middle < floor:
+        yield Lowest(middle, floor, f"half of {slices.count} channels")
+
+
+def _ratio(decibels: float) -> float:
+    return float(10.0 ** (decibels / 10.0))

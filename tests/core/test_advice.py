@@ -76,16 +76,16 @@ def test_a_precision_that_loses_too_much(given: dict[str, Any], origin: str, rem
     said = hint(3.1, origin=origin, **given)
     name = given["precision"]
     assert said == (
-        f"{name} may be too low for this model: try {remedies}; --keep-failed DIR keeps the file "
-        "for inspection"
+        f"{name} may be too low for this model: try {remedies}; --floor 3 accepts it as it is; "
+        "--keep-failed DIR keeps the file for inspection"
     )
 
 
 def test_a_file_that_was_kept_is_named_beside_what_helps() -> None:
     said = hint(3.1, precision="dynamic-int8", keep_failed="bad", kept=Path("bad/model.pocket"))
     assert said == (
-        "dynamic-int8 may be too low for this model: try --precision fp16 or fp32; kept for "
-        "inspection: bad/model.pocket"
+        "dynamic-int8 may be too low for this model: try --precision fp16 or fp32; --floor 3 "
+        "accepts it as it is; kept for inspection: bad/model.pocket"
     )
     said = hint(-4.0, precision="dynamic-int8", keep_failed="bad", kept=Path("bad/model.pocket"))
     assert said == "kept for inspection: bad/model.pocket"
@@ -110,3 +110,28 @@ def test_a_file_that_is_wrong_is_not_excused_with_its_precision(
     snr_db: float | None, floor_db: float, given: dict[str, Any]
 ) -> None:
     assert hint(snr_db, floor_db, **given).startswith("nothing was written")
+
+
+@pytest.mark.parametrize(
+    ("snr_db", "accepted"), [(57.4, "--floor 57 accepts this error of 0.1%"), (39.0, "")]
+)
+def test_an_error_that_may_be_rounding_can_be_accepted_knowingly(
+    snr_db: float, accepted: str
+) -> None:
+    said = hint(snr_db, 80.0)
+    assert accepted in said
+    assert ("--floor" in said) is bool(accepted)
+
+
+def test_a_lost_channel_asks_for_the_floor_that_lets_it_pass() -> None:
+    row = Measurement(
+        "file", "output", 1, 110.0, 80.0, channel_db=22.0, channel_floor_db=40.0, status="failed"
+    )
+    request = make_request(Lower(), "resnet18", {})
+    manifest = {"model": {"weights": {"origin": "module"}}}
+    said = advise(Verdict("failed", "so", measurements=(row,)), Lower(), request, manifest, None)
+    assert "--floor 44 accepts" in said
+
+
+def test_a_lowered_floor_does_not_make_a_precision_a_low_one() -> None:
+    assert hint(45.0, 50.0, floor=50).startswith("rounding alone")

@@ -289,3 +289,18 @@ class Random(NotRunning):
         with zipfile.ZipFile(artifact.primary, "a") as archive:
             archive.writestr(zipfile.ZipInfo("id"), os.urandom(16))
         return artifact
+
+
+class PoorRunner(FaultyRunner):
+    """Each value wrong by a thousandth."""
+
+    def spoil(self, array: np.ndarray) -> np.ndarray:
+        result: np.ndarray = array * array.dtype.type(1.001)
+        return result
+
+
+class PoorRounding(PocketBackend):
+    """Its runtime is as poor as some are with weights that are hard on them."""
+
+    def open(self, path: Path, options: Mapping[str, Any]) -> Runner:
+        return PoorRunner(path)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from timmx_core.backend import Backend, ExportRequest
 from timmx_core.options import flag
-from timmx_core.results import Verdict
+from timmx_core.results import Measurement, Verdict
+from timmx_core.shared_options import LOWEST_FLOOR_DB
+
+NEAR_DB = 40.0
+"""An error of 1 %: faults leave more, but for a factor of 1.01, and rounding leaves less."""
 
 
 def advise(
@@ -40,11 +45,36 @@ def _remedy(
         )
     if verdict.status == "not verifiable here":
         return "leave --require-verified out, and run `timmx verify` where the runtime is"
+    acceptable = _acceptable(verdict)
     if not is_lossy(verdict, backend, request):
+        if acceptable is not None and acceptable >= NEAR_DB:
+            return (
+                "rounding alone may be the reason, where weights are hard on a runtime: "
+                f"--floor {acceptable} accepts this error of {10 ** (-acceptable / 20):.1%}"
+            )
         return "" if request.shared["keep_failed"] else "nothing was written"
     random = manifest["model"]["weights"]["origin"] == "random"
     remedies = ", or ".join(_remedies(backend, request, random=random))
-    return f"{request.precision.name} may be too low for this model: try {remedies}"
+    advice = f"{request.precision.name} may be too low for this model: try {remedies}"
+    if acceptable is None:
+        return advice
+    return f"{advice}; --floor {acceptable} accepts it as it is"
+
+
+def _acceptable(verdict: Verdict) -> int | None:
+    """The floor that would let the file pass; None where none should, or nothing was measured."""
+    missed = [row for row in verdict.measurements if row.status == "failed"]
+    wanted = [_reached(row) for row in missed]
+    figures = [figure for figure in wanted if figure is not None]
+    if not figures or len(figures) < len(missed) or min(figures) < LOWEST_FLOOR_DB:
+        return None
+    return math.floor(min(figures))
+
+
+def _reached(row: Measurement) -> float | None:
+    if row.snr_db is None or row.channel_db is None or row.channel_floor_db is None:
+        return row.snr_db
+    return min(row.snr_db, row.channel_db * row.floor_db / row.channel_floor_db)
 
 
 def is_lossy(verdict: Verdict, backend: Backend, request: ExportRequest) -> bool:
@@ -52,9 +82,10 @@ def is_lossy(verdict: Verdict, backend: Backend, request: ExportRequest) -> bool
 
     Nothing like the model's answers are a fault, unless what was lowered is known to be right.
     """
-    floor = request.precision.floor_db
-    if floor == max(p.floor_db for p in backend.precisions):
+    floors = {p.name: p.floor_db for p in backend.precisions}
+    if floors[request.precision.name] == max(floors.values()):
         return False
+    floor = request.precision.floor_db
     missed = [row for row in verdict.measurements if row.status == "failed"]
     right_before = any(r.status == "passed" and r.floor_db > floor for r in verdict.measurements)
     return bool(missed) and all(

@@ -148,6 +148,7 @@ def verify(
     verbose: bool = False,
     manager: PluginManager | None = None,
     built_from: str | Path | None = None,
+    floor: float | None = None,
 ) -> Verdict:
     """Check a file as it is now against the references in its manifest.
 
@@ -156,12 +157,14 @@ def verify(
     :param probe_data: a folder of images to verify with as well; needs `model`.
     :param built_from: a file of timmx whose manifest holds for this one too, which another program
         made of it: an engine of the ONNX file, a graph that was simplified.
+    :param floor: decibels of SNR that suffice, where the file's precision asks for more.
     :raises ArtifactError: the file cannot be read.
 
     .. versionadded:: 0.1
     """
     from timmx_core.reverification import verify_file
 
+    floor = option_data.coerce(option_data.shared_option("floor"), floor)
     manager = manager or get_manager()
     if probe_data is not None and model is None:
         raise RequestError(
@@ -186,6 +189,7 @@ def verify(
             "checkpoint": checkpoint,
             "verify_timeout": timeout,
             "built_from": built_from,
+            "floor": floor,
         }
         return verify_there(
             plugin, Path(path), options, reporter=reporter or SilentReporter(), verbose=verbose
@@ -201,6 +205,7 @@ def verify(
             timeout=timeout,
             given=run_options or {},
             built_from=None if built_from is None else Path(built_from),
+            floor=floor,
         )
 
 

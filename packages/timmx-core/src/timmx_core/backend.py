@@ -109,6 +109,11 @@ class ExportRequest:
         """Whether the file is to take more than one batch size."""
         return self.batch[0] != self.batch[2]
 
+    def lowered(self, floor_db: float) -> float:
+        """A floor of the format's own steps, as `--floor` leaves it; `precision` has its own so."""
+        limit = self.shared.get("floor")
+        return floor_db if limit is None else min(floor_db, float(limit))
+
 
 class Capture(Protocol):
     """`torch.export` as core does it for every format: one place, one set of rules.

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-SHARE = 0.5
-"""Of a floor in decibels, what a slice must reach: 40 dB of 80, 15 of 30, 2.5 of 5."""
-CLEARANCE_DB = 15.0
-"""How far beyond its floor a slice must stand above the noise to expect before it counts. The noise
-of one class over eight probes lies up to 6 dB above the median of a thousand by chance alone, and
-classes whose weights are larger add to that."""
-TELLING_FLOOR_DB = 20.0
-"""From this floor up, most of the slices must come through as well. Below it, precisions are so
-coarse that small probabilities hold no digit that is right."""
+FINE_DB = 20.0
+"""From this floor up, a precision is fine enough to ask for digits of each slice. Below it, small
+probabilities hold no digit that is right, and a slice must only not be lost."""
+FINE_SHARE, COARSE_SHARE = 0.5, 0.2
+"""Of a floor in decibels, what a slice must reach: 40 dB of 80, 15 of 30, but 1 of 5. One that is
+lost has 0 dB or less."""
+CLEARANCE_DB = 20.0
+"""How far beyond its floor a slice must stand above the noise to expect before it counts. Of honest
+files the noise of one class over eight probes lies up to 16 dB above what is expected of it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ def slice_floor(floor_db: float) -> float | None:
 
     None where the noise may exceed the signal anyway.
     """
-    return floor_db * SHARE if floor_db > 0 else None
+    if floor_db <= 0:
+        return None
+    return floor_db * (FINE_SHARE if floor_db >= FINE_DB else COARSE_SHARE)
 
 
 def lowest(
@@ -141,7 +143,7 @@ def _along(slices: _Slices, floor: float, whole_floor: float, rounding: float) -
         number = int(slices.numbers[telling][worst])
         yield Lowest(float(snr[worst]), floor, f"channel {number} of {slices.count}")
     middle = float(np.median(snr))
-    if whole_floor >= TELLING_FLOOR_DB and middle < floor:
+    if whole_floor >= FINE_DB and middle < floor:
         yield Lowest(middle, floor, f"half of {slices.count} channels")
 
 

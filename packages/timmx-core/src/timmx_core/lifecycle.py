@@ -253,6 +253,7 @@ class _Export:
             scratch=self.staging.path / "verification",
             timeout=shared["verify_timeout"],
             labels=loaded.labels,
+            floor_limit=shared["floor"],
             worker=worker,
         )
 

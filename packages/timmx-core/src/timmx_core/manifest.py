@@ -77,6 +77,7 @@ def build(
             "weights": request.precision.weights,
             "activations": request.precision.activations,
             "floor_db": request.precision.floor_db,
+            "floor_limit_db": request.shared["floor"],
             "calibration": dict(calibration) if calibration else None,
         },
         "options": _given_options(request),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,11 @@ def options_of(backend: Backend) -> tuple[Option, ...]:
         and (calibrated or option.name not in CALIBRATION_OPTIONS)
     ]
     return (*shared, precision_option(backend), *backend.options)
+
+
+def shared_option(name: str) -> Option:
+    """One of the options that every format shares."""
+    return next(option for option in SHARED_OPTIONS if option.name == name)
 
 
 def precision_option(backend: Backend) -> Option:
@@ -80,6 +86,7 @@ def make_request(
     _check_combinations(values)
     own = {option.name for option in backend.options}
     precision = _precision(backend, values.pop("precision"))
+    precision = _lowered(backend, precision, values["floor"])
     _check_calibration(backend, precision, values, given)
     _check_precisions(backend, precision, given)
     return ExportRequest(
@@ -289,13 +296,35 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
     if values["std"] and min(values["std"]) <= 0:
         raise RequestError("--std must be above zero")
     if not values["verify"]:
-        for name in ("require_verified", "accept_inconclusive", "probe_data", "keep_failed"):
+        for name in (
+            "require_verified",
+            "accept_inconclusive",
+            "probe_data",
+            "keep_failed",
+            "floor",
+        ):
             if values[name]:
                 raise RequestError(f"{flag(name)} makes no sense with --no-verify")
 
 
 def _precision(backend: Backend, name: str) -> Precision:
     return next(p for p in backend.precisions if p.name == name)
+
+
+def _lowered(backend: Backend, precision: Precision, floor_db: float | None) -> Precision:
+    """The precision with the floor that was asked for.
+
+    :raises RequestError: no floor of the format is above it, and so it would change nothing.
+    """
+    if floor_db is None:
+        return precision
+    highest = max(p.floor_db for p in backend.precisions)
+    if floor_db >= highest:
+        raise RequestError(
+            f"--floor {floor_db:g} lowers nothing: the highest floor of {backend.name} is "
+            f"{highest:g} dB"
+        )
+    return replace(precision, floor_db=min(precision.floor_db, floor_db))
 
 
 def _check_precisions(backend: Backend, precision: Precision, given: Mapping[str, Any]) -> None:

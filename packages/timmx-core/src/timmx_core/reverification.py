@@ -47,10 +47,12 @@ def verify_file(
     timeout: float,
     given: Mapping[str, Any],
     built_from: Path | None = None,
+    floor: float | None = None,
 ) -> Verdict:
     """Make the probes again, run the file, compare with the references it carries.
 
     :param built_from: the file that carries them, where this one was built from it elsewhere.
+    :param floor: decibels that suffice, below the floor of the file's precision.
     :raises ArtifactError: the file or its manifest cannot be read.
     """
     watch = Stopwatch(reporter)
@@ -78,6 +80,7 @@ def verify_file(
             return Verdict("failed", trouble)
         if inspection.intact is False:
             return Verdict("failed", inspection.problems[0])
+        limit = _floor_limit(manifest, floor, reporter)
         pixels, references = _probes(manifest)
         if probes.digest(pixels) != manifest["probes"]["sha256"]:
             return Verdict(
@@ -99,6 +102,7 @@ def verify_file(
                     scratch=scratch / "jobs",
                     timeout=timeout,
                     labels=manifest.get("labels"),
+                    floor_limit=limit,
                 )
                 return _with_record(verdict, inspection.record)
         except OSError as error:
@@ -243,6 +247,16 @@ def _precision(backend: Backend, manifest: Mapping[str, Any]) -> Precision:
         if precision.name == name:
             return precision
     raise ArtifactError(f"the manifest says precision {name[:40]!r}, unknown to {backend.name}")
+
+
+def _floor_limit(
+    manifest: Mapping[str, Any], asked: float | None, reporter: Reporter
+) -> float | None:
+    """What higher floors are lowered to: as at the export, or further."""
+    recorded = manifest["precision"].get("floor_limit_db")
+    if recorded is not None:
+        reporter.note(f"the file was exported with --floor {recorded:g}")
+    return min((limit for limit in (recorded, asked) if limit is not None), default=None)
 
 
 def _with_images(

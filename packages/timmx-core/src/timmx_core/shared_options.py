@@ -12,6 +12,7 @@ from timmx_core.backend import Option
 
 MODEL, INPUT, OUTPUT = "Model", "Input", "Output"
 PRECISION, VERIFICATION = "Precision", "Verification"
+LOWEST_FLOOR_DB = 1.0  # what ignores its input has 0 dB or less, and must never pass
 GROUPS = (MODEL, INPUT, OUTPUT, PRECISION, VERIFICATION)
 
 SHARED_OPTIONS: tuple[Option, ...] = (
@@ -185,6 +186,15 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         "Folder of images to verify with, beside the built-in probes.",
         group=VERIFICATION,
         metavar="DIR",
+    ),
+    Option(
+        "floor",
+        "float",
+        "Accept a lower SNR, knowingly: lower every floor above DB decibels to DB.",
+        group=VERIFICATION,
+        minimum=LOWEST_FLOOR_DB,
+        metavar="DB",
+        unset="the precision's own",
     ),
     Option(
         "verify_timeout",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,18 +86,21 @@ def verify_artifact(
     scratch: Path,
     timeout: float,
     labels: Sequence[str] | None = None,
+    floor_limit: float | None = None,
     worker: Worker | None = None,
 ) -> Verdict:
     """Run the finished file, and what it asks to be compared beside it, against the references.
 
     :param labels: the classes' names, for a file that gives a label by itself.
+    :param floor_limit: what the user lowers every higher floor to.
     :param worker: one that was started early for the file itself.
     :param scratch: a folder that does not exist yet, for the workers' arrays.
     """
+    limit = math.inf if floor_limit is None else floor_limit
     judge = _Judge(
-        backend, artifact, references, pixels, options, backend_of, scratch, timeout, labels
+        backend, artifact, references, pixels, options, backend_of, scratch, timeout, labels, limit
     )
-    return judge.verdict(floor_db, worker)
+    return judge.verdict(min(floor_db, limit), worker)
 
 
 class _Judge:
@@ -113,6 +117,7 @@ class _Judge:
         scratch: Path,
         timeout: float,
         labels: Sequence[str] | None,
+        floor_limit: float,
     ) -> None:
         self.backend = backend
         self.artifact = artifact
@@ -123,6 +128,7 @@ class _Judge:
         self.scratch = scratch
         self.timeout = timeout
         self.labels = labels
+        self.floor_limit = floor_limit
         self._jobs = 0
 
     def verdict(self, floor_db: float, worker: Worker | None) -> Verdict:
@@ -169,6 +175,7 @@ class _Judge:
 
     def _further(self, comparison: Comparison, own: Outcome, floor_db: float) -> list[Measurement]:
         floor = floor_db if comparison.floor_db is None else comparison.floor_db
+        floor = min(floor, self.floor_limit)
         label = comparison.label
         outputs = comparison.outputs or self.artifact.outputs
         inputs = comparison.inputs or self.artifact.inputs

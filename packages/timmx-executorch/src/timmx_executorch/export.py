@@ -149,10 +149,11 @@ class _Export:
         """
         snr_db = self._rate(program.module())
         self.report["float_snr_db"] = round(snr_db, 2)
-        if snr_db < FLOAT_FLOOR_DB:
+        floor_db = self.request.lowered(FLOAT_FLOOR_DB)
+        if snr_db < floor_db:
             raise ExportError(
                 f"the captured program is wrong before it is quantized: {snr_db:.1f} dB against "
-                f"PyTorch, where {FLOAT_FLOOR_DB:g} is the floor"
+                f"PyTorch, where {floor_db:g} is the floor"
             )
 
     def _rate(self, module: Any) -> float:

@@ -42,6 +42,8 @@ def precision_line(manifest: Mapping[str, Any]) -> str:
     )
     if precision.get("calibration"):
         text += f"; calibrated on {samples_text(precision['calibration'])}"
+    if precision.get("floor_limit_db") is not None:
+        text += f"; --floor lowered floors to {precision['floor_limit_db']:g} dB"
     return f"{'numbers':<9}{text}"
 
 

@@ -16,13 +16,13 @@ from timmx_core.cli.settings import (
     settings_of,
     verbose_option,
 )
+from timmx_core.options import shared_option
 from timmx_core.plugins import get_manager
-from timmx_core.shared_options import SHARED_OPTIONS
 
 if TYPE_CHECKING:
     from timmx_core.results import Verdict
 
-SHARED = ("probe_data", "checkpoint", "verify_timeout", "require_verified")
+SHARED = ("probe_data", "checkpoint", "floor", "verify_timeout", "require_verified")
 HEADING = "Verification"
 
 
@@ -49,10 +49,6 @@ def _run_parameters() -> list[click.Parameter]:
     ]
 
 
-def _shared(name: str) -> Option:
-    return next(option for option in SHARED_OPTIONS if option.name == name)
-
-
 @click.command("verify", cls=VerifyCommand)
 @click.argument("file", metavar="FILE", type=click.Path())
 @click.pass_context
@@ -76,7 +72,7 @@ def verify_command(
 
     settings = settings_of(ctx)
     chosen = given(values)
-    shared = {name: coerce(_shared(name), chosen.pop(name, None)) for name in SHARED}
+    shared = {name: coerce(shared_option(name), chosen.pop(name, None)) for name in SHARED}
     with reporting(settings) as reporter:
         verdict = api.verify(
             file,
@@ -84,6 +80,7 @@ def verify_command(
             model=model,
             built_from=built_from,
             checkpoint=shared["checkpoint"],
+            floor=shared["floor"],
             timeout=shared["verify_timeout"],
             run_options=chosen,
             reporter=reporter,
@@ -107,7 +104,7 @@ def _show(ctx: click.Context, verdict: Verdict, as_json: bool) -> None:
 
 
 verify_command.params += [
-    *(make_option(_shared(name), HEADING) for name in SHARED),
+    *(make_option(shared_option(name), HEADING) for name in SHARED),
     click.Option(
         ["--model"],
         metavar="MODEL",

@@ -286,11 +286,11 @@ def load_model(
     request = resolve_source(request, get_manager())
     check_model(request)
     with quiet(verbose):
-        from timmx_core.labels import check_count, read_labels
+        from timmx_core.labels import check_labels, read_labels
 
         subject = make_subject(request, PLAIN.build_options(request))
         labels = read_labels(request.shared["labels"])
-        check_count(labels, subject.built.num_classes)
+        check_labels(labels, subject.built)
         return load(subject, request, PLAIN, labels)
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Transform = Literal["nhwc", "uint8", "normalize", "softmax"]
 OptionType = Literal["bool", "int", "float", "str", "path", "ints", "floats"]
-Role = Literal["image", "logits", "probabilities", "embedding", "features", "label"]
+# "features": a map of the image; "other": nothing is known of what the numbers mean.
+Role = Literal["image", "logits", "probabilities", "embedding", "features", "label", "other"]
 Batch = tuple[int, int, int | None]
 Dimension = int | tuple[int, int, int | None]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from timmx_core.backend import Batch, Dimension, Role, TensorSpec, Transform
+from timmx_core.backend import Batch, Dimension, TensorSpec, Transform
 from timmx_core.model import BuiltModel, Preprocessing
+from timmx_core.outputs import require_classes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,68 +107,17 @@ def reference_input(pixels: np.ndarray, preprocessing: Preprocessing) -> torch.T
     return tensor.sub(mean).div(std)
 
 
-def output_specs(
-    built: BuiltModel,
-    shapes: list[tuple[int, ...]],
-    batch: Batch,
-    softmax: bool,
-) -> tuple[TensorSpec, ...]:
-    """The outputs by name, shape and meaning.
-
-    :param shapes: of the reference's outputs for one image.
-    """
-    n = batch_dimension(batch)
-    if built.task == "features":
-        return tuple(
-            TensorSpec(
-                f"features_{i}",
-                (n, *shape[1:]),
-                "float32",
-                "features",
-                _map_layout(built, i, shape),
-            )
-            for i, shape in enumerate(shapes)
-        )
-    role: Role = "embedding" if built.task == "embedding" else "logits"
-    if softmax:
-        role = "probabilities"
-    names = ["output"] if len(shapes) == 1 else [f"output_{i}" for i in range(len(shapes))]
-    return tuple(
-        TensorSpec(name, (n, *shape[1:]), "float32", role, _layout(shape))
-        for name, shape in zip(names, shapes, strict=True)
-    )
-
-
-def _map_layout(built: BuiltModel, index: int, shape: tuple[int, ...]) -> str:
-    """NHWC for the models whose feature maps have their channels last (Swin and its kin)."""
-    if len(shape) == 4 and index < len(built.channels):
-        chans = built.channels[index]
-        if shape[1] != chans and shape[3] == chans:
-            return "NHWC"
-    return _layout(shape)
-
-
-def _layout(shape: tuple[int, ...]) -> str:
-    return {1: "N", 2: "NC", 3: "NLC", 4: "NCHW"}.get(len(shape), "N" + "D" * (len(shape) - 1))
-
-
-def outputs_of(result: Any) -> list[torch.Tensor]:
-    """A model's result as a flat list of tensors: a tensor, a sequence, or a mapping of them."""
-    import torch
-
-    if isinstance(result, torch.Tensor):
-        return [result]
-    values = result.values() if isinstance(result, Mapping) else result
-    return [tensor for value in values for tensor in outputs_of(value)]
-
-
-def wrap(
-    module: torch.nn.Module, preprocessing: Preprocessing, transforms: frozenset[Transform]
-) -> torch.nn.Module:
+def wrap(built: BuiltModel, transforms: frozenset[Transform]) -> torch.nn.Module:
     """The module with its input contract around it; every format gets this same wrapper."""
     from timmx_core.wrapper import InputContract
 
-    return InputContract(module, preprocessing.mean, preprocessing.std, transforms).eval()
+    pre = built.preprocessing
+    chosen = None
+    if "softmax" in transforms and built.several:
+        chosen = require_classes(built, "--softmax")
+    return InputContract(
+        built.module, pre.mean, pre.std, transforms, order=built.order, softmax_of=chosen
+    ).eval()
 
 
 def in_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:

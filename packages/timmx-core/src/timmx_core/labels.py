@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timmx_core.errors import RequestError
+from timmx_core.outputs import require_classes
+
+if TYPE_CHECKING:
+    from timmx_core.model import BuiltModel
 
 IMAGENET = "imagenet-1k"
 MOST_BYTES = 16 << 20
@@ -57,6 +61,16 @@ def check_count(labels: tuple[str, ...] | None, classes: int | None) -> None:
         raise RequestError(
             f"{len(labels)} labels for {classes} classes", "--labels wants one name for each class"
         )
+
+
+def check_labels(labels: tuple[str, ...] | None, built: BuiltModel) -> None:
+    """One label for each class that the model gives a number for.
+
+    :raises RequestError: it gives another number of them, or no classes at all.
+    """
+    if labels is not None:
+        require_classes(built, "--labels")
+        check_count(labels, built.num_classes)
 
 
 def unique_labels(labels: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from timmx_core.context import ExportContext, check_artifact
 from timmx_core.errors import ExportError, TimmxError, VerificationError, first_line
 from timmx_core.garbage import seldom_collected
 from timmx_core.interrupts import held_back
-from timmx_core.labels import IMAGENET, check_count, read_labels
+from timmx_core.labels import IMAGENET, check_count, check_labels, read_labels
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.results import ExportResult, Verdict
 from timmx_core.staging import Staging, output_error
@@ -158,7 +158,7 @@ class _Export:
 
         subject = make_subject(request, self.backend.build_options(request))
         labels = read_labels(request.shared["labels"])
-        check_count(labels, subject.built.num_classes)
+        check_labels(labels, subject.built)
         for note in subject.built.notes:
             self._note(note)
         if subject.built.weights["origin"] == "random":

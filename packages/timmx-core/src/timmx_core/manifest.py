@@ -113,9 +113,12 @@ def versions_of(distributions: Iterable[str]) -> dict[str, str]:
 
 
 def _outputs(artifact: Artifact, built: BuiltModel) -> list[dict[str, Any]]:
+    """By name: a file may have outputs of its own beside the model's."""
+    strides = {output.name: output.stride for output in built.outputs}
     outputs = [spec_to_json(spec) for spec in artifact.outputs]
-    for output, stride in zip(outputs, built.strides, strict=False):
-        output["stride"] = stride
+    for output in outputs:
+        if strides.get(output["name"]) is not None:
+            output["stride"] = strides[output["name"]]
     return outputs
 
 

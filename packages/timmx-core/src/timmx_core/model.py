@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from timmx_core import weights
 from timmx_core.errors import MissingDependency, ModelError, RequestError, first_line
 from timmx_core.model_checks import parse_kwargs
+from timmx_core.outputs import FeatureMap, Output, feature_maps
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
 CROP_MODES = ("center", "squash", "border")
 MOST_CROP = 8.0
-Task = Literal["classifier", "features", "embedding"]
+Task = Literal["classifier", "features", "embedding", "other"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,13 @@ class BuiltModel:
     task: Task
     preprocessing: Preprocessing
     weights: dict[str, Any]  # origin, source, tag, license, seed; for the manifest
-    num_classes: int | None = None
-    strides: tuple[int, ...] = ()  # of feature maps
-    channels: tuple[int, ...] = ()
+    num_classes: int | None = None  # as timm says, and of the outputs once there are any
+    headless: bool = False  # what it gives as (N, C) are pooled features
+    adopted: bool = False  # a user's module, which may say of itself what is no longer so
+    maps: tuple[FeatureMap, ...] = ()  # what timm says of its maps, in the order asked for
+    order: tuple[int, ...] = ()  # where these stand in the module's result; empty: as they come
+    outputs: tuple[Output, ...] = ()  # what it gave for an image
+    several: bool = False  # it gives them in a sequence or mapping
     parameters: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -104,7 +109,7 @@ def _build_named(
         weights=_origin(shared, config),
         parameters=sum(p.numel() for p in module.parameters()),
     )
-    _describe_outputs(built, module)
+    _describe_outputs(built)
     _check_size(built, shared)
     return built
 
@@ -296,15 +301,31 @@ def _text(value: Any) -> str | None:
     return str(value).encode("utf-8", "backslashreplace").decode() if value else None
 
 
-def _describe_outputs(built: BuiltModel, module: torch.nn.Module) -> None:
-    if built.task == "features":
-        info: Any = getattr(module, "feature_info", None)
-        reduction = info.reduction() if hasattr(info, "reduction") else ()
-        built.strides = tuple(int(r) for r in reduction)
-        built.channels = tuple(int(c) for c in info.channels()) if reduction else ()
-    elif built.task == "classifier":
-        count = getattr(module, "num_classes", None)
-        built.num_classes = int(count) if isinstance(count, int) else None
+def _describe_outputs(built: BuiltModel) -> None:
+    """What the module says of its outputs, as far as it can be known before they are there."""
+    built.maps, built.order = feature_maps(built.module)
+    if built.adopted and built.maps:
+        # Its own order is what its user knows.
+        built.maps = tuple(built.maps[built.order.index(i)] for i in range(len(built.maps)))
+        built.order = ()
+    count = getattr(built.module, "num_classes", None)
+    built.num_classes = count if isinstance(count, int) and built.task == "classifier" else None
+    built.headless = built.task == "embedding" or _is_headless(built.module, count)
+    if built.headless and built.task == "classifier":
+        built.task, built.num_classes = "embedding", None
+
+
+def _is_headless(module: torch.nn.Module, count: Any) -> bool:
+    """Whether what timm calls the classifier was left out, or taken away later."""
+    import torch
+
+    classifier: Any = None
+    if hasattr(module, "get_classifier"):
+        try:
+            classifier = module.get_classifier()
+        except AttributeError:  # of a head that was replaced by something else
+            return False
+    return isinstance(classifier, torch.nn.Identity) or (classifier is None and count == 0)
 
 
 def _adopt(module: torch.nn.Module, shared: Mapping[str, Any]) -> BuiltModel:
@@ -343,8 +364,9 @@ def _adopt(module: torch.nn.Module, shared: Mapping[str, Any]) -> BuiltModel:
         weights={"origin": "module"},
         parameters=sum(p.numel() for p in copied.parameters()),
         notes=notes,
+        adopted=True,
     )
-    _describe_outputs(built, copied)
+    _describe_outputs(built)
     return built
 
 

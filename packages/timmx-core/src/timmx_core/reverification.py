@@ -189,11 +189,23 @@ def _disagreement(manifest: Mapping[str, Any]) -> str:
         if not admits(shape, stated):
             return f"the manifest's {name} says {stated} (H, W, C), its input {tuple(shape)}"
     labels = manifest.get("labels")
-    classes = manifest["model"].get("num_classes")
-    if labels and classes and len(labels) != classes:
-        return f"the manifest has {len(labels)} labels for {classes} classes"
+    trouble = _wrong_classes(manifest, len(labels) if labels else None)
+    if trouble:
+        return trouble
     if labels and manifest["options"].get("labels") == "imagenet-1k":
         return _wrong_labels(labels)
+    return ""
+
+
+def _wrong_classes(manifest: Mapping[str, Any], labels: int | None) -> str:
+    """Where labels or the number of classes are not those of the output that gives classes."""
+    shapes = [o["shape"] for o in manifest["outputs"] if o["role"] in ("logits", "probabilities")]
+    single = shapes[0][-1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
+    stated = manifest["model"].get("num_classes")
+    for count, what in ((labels, f"{labels} labels"), (stated, f"{stated} classes")):
+        if count is not None and count != single:
+            found = "no single output of classes" if single is None else f"an output of {single}"
+            return f"the manifest has {what} for {found}"
     return ""
 
 

@@ -18,6 +18,7 @@ from timmx_core.capture import Capturer, example_batch
 from timmx_core.errors import ExportError, RequestError, first_line
 from timmx_core.initialisation import make_informative
 from timmx_core.measure import Reference
+from timmx_core.outputs import classes_index, specs, task_of
 from timmx_core.verification import make_references
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ def make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> Su
     """
     shared = request.shared
     built = models.build(request.model, shared, build_options)
-    _check_task(built, shared)
     chans, height, width = built.preprocessing.input_size
     recipe = probes.Recipe(height, width, chans)
     if recipe.values > probes.MOST_VALUES:
@@ -73,6 +73,7 @@ def make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> Su
     if shared["probe_data"]:
         pixels = _with_images(pixels, Path(shared["probe_data"]), built)
     references = _references(built, pixels, shared["softmax"], device)
+    _settle_task(built)
     # Converted on the CPU, so that the file is tied to no device.
     built.module.to("cpu")
     return Subject(built, recipe, pixels, references, digest)
@@ -96,25 +97,23 @@ def load(
     inside = asked - absorb
     # uint8 and normalize belong together: pixels are scaled where they are normalised.
     spec = inputs.input_spec(built.preprocessing, request.batch, inside)
-    module = inputs.wrap(built.module, built.preprocessing, inside)
+    module = inputs.wrap(built, inside)
     whole = inputs.input_spec(built.preprocessing, request.batch, asked)
     n = example_batch(request.batch)
     shape = [n if index == 0 else d for index, d in enumerate(spec.shape)]
     images = subject.pixels[[i % len(subject.pixels) for i in range(n)]]
     example = torch.from_numpy(inputs.pixels_to_input(images, spec)).reshape(shape)  # type: ignore[arg-type]
-    shapes = [(1, *reference.shape) for reference in subject.references]
-    outputs = inputs.output_specs(built, shapes, request.batch, "softmax" in inside)
-    whole_outputs = inputs.output_specs(built, shapes, request.batch, "softmax" in asked)
+    batch = inputs.batch_dimension(request.batch)
     return LoadedModel(
         module=module,
         example_inputs=(example,),
         inputs=(spec,),
-        outputs=outputs,
+        outputs=specs(built.outputs, batch, "softmax" in inside),
         labels=labels,
         capture=Capturer(module, (example,), request.batch),
         absorb=absorb,
         file_inputs=(whole,),
-        file_outputs=whole_outputs,
+        file_outputs=specs(built.outputs, batch, "softmax" in asked),
         mean=built.preprocessing.mean,
         std=built.preprocessing.std,
     )
@@ -137,11 +136,11 @@ def _references(
         ) from error
 
 
-def _check_task(built: models.BuiltModel, shared: Mapping[str, Any]) -> None:
-    if built.task == "classifier" and built.num_classes == 0:
-        if shared["softmax"] or shared["labels"]:
-            raise RequestError(f"{built.name} has no classifier: --softmax and --labels do not fit")
-        built.task = "embedding"
+def _settle_task(built: models.BuiltModel) -> None:
+    """Task and number of classes are what the outputs bear out, whatever the module says."""
+    built.task = task_of(built.outputs)
+    index = classes_index(built.outputs)
+    built.num_classes = None if index is None else built.outputs[index].shape[0]
 
 
 def _device(name: str) -> torch.device:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from timmx_core import outputs as given
 from timmx_core.backend import Artifact, Backend, Comparison, Dimension, TensorSpec
-from timmx_core.errors import ArtifactError
-from timmx_core.inputs import output_specs, outputs_of, pixels_to_input, reference_input
+from timmx_core.errors import ArtifactError, RequestError
+from timmx_core.inputs import pixels_to_input, reference_input
 from timmx_core.labels import unique_labels
 from timmx_core.measure import Reference, measure, output_text, show_shape
 from timmx_core.options import run_options
@@ -32,33 +33,58 @@ def make_references(
 ) -> list[Reference]:
     """What the untouched model gives for the probes, one image at a time.
 
+    What its outputs are follows from that, too, and `built` is told.
+
     :param pixels: uint8 (probes, H, W, C).
+    :raises RequestError: what it gives is not what a file can give, or no classes to take the
+        softmax of.
+    :raises ModelError: its feature maps are not what timm says of them.
     """
-    import numpy as np
     import torch
 
-    results: list[list[np.ndarray]] = []
+    answers: list[list[np.ndarray]] = []
     # Not inference_mode: some models keep what they compute, and could not be captured with it.
     with torch.no_grad():
         for index in range(len(pixels)):
             image = reference_input(pixels[index : index + 1], built.preprocessing).to(device)
-            outputs = outputs_of(built.module(image))
-            if softmax:
-                outputs = [torch.softmax(o, dim=-1) for o in outputs]
-            results.append([o.float().cpu().numpy() for o in outputs])
-    shapes = [output.shape for output in results[0]]
-    specs = output_specs(built, shapes, (1, 1, 1), softmax)
+            result = built.module(image)
+            tensors = given.in_order(given.tensors_of(result), built.order)
+            given.check_tensors(tensors)
+            answers.append([tensor.cpu().numpy() for tensor in tensors])
+    built.several = not isinstance(result, torch.Tensor)
+    values = [_over_images(built, position) for position in zip(*answers, strict=True)]
+    built.outputs = given.describe(built, [array[:1].shape for array in values])
+    if softmax:
+        index = given.require_classes(built, "--softmax")
+        values[index] = torch.softmax(torch.from_numpy(values[index]), dim=-1).numpy()
     return [
         Reference(
-            name=spec.name,
-            shape=tuple(shapes[i][1:]),
-            values=np.concatenate([r[i] for r in results]).reshape(len(pixels), -1),
+            name=output.name,
+            shape=output.shape,
+            values=array.reshape(len(pixels), -1),
             positions=None,
-            classes=spec.role in ("logits", "probabilities"),
-            layout=spec.layout,
+            classes=output.role == "logits",
+            layout=output.layout,
         )
-        for i, spec in enumerate(specs)
+        for output, array in zip(built.outputs, values, strict=True)
     ]
+
+
+def _over_images(built: BuiltModel, answers: Sequence[np.ndarray]) -> np.ndarray:
+    """One output of every image, in one array.
+
+    :raises RequestError: its shape depends on the image.
+    """
+    import numpy as np
+
+    shapes = sorted({answer.shape for answer in answers})
+    if len(shapes) > 1:
+        raise RequestError(
+            f"an output of {built.name} is of shape {shapes[0]} for one image and {shapes[1]} for "
+            "another: the shapes of a file are fixed",
+            "leave out what selects by value, such as the suppression of boxes",
+        )
+    return np.concatenate(answers)
 
 
 def batches_to_run(dimension: Dimension, probes: int) -> tuple[int, ...]:

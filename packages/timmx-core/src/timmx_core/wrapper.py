@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from timmx_core.backend import Transform
+from timmx_core.outputs import tensors_of
 
 
 class InputContract(torch.nn.Module):
@@ -16,10 +17,11 @@ class InputContract(torch.nn.Module):
     """
 
     # TorchScript leaves out the branches that these rule out; a list takes no softmax.
-    __constants__ = ("nhwc", "normalize", "softmax", "uint8")
+    __constants__ = ("chooses", "nhwc", "normalize", "reorders", "softmax", "uint8")
 
     scale: torch.Tensor
     shift: torch.Tensor
+    order: list[int]
 
     def __init__(
         self,
@@ -27,13 +29,25 @@ class InputContract(torch.nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         transforms: frozenset[Transform],
+        order: tuple[int, ...] = (),
+        softmax_of: int | None = None,
     ) -> None:
+        """Make the wrapper.
+
+        :param order: where each output of the file stands in the model's own list; empty: as it
+            comes.
+        :param softmax_of: of several outputs, the one that is logits.
+        """
         super().__init__()
         self.model = model
         self.nhwc = "nhwc" in transforms
         self.uint8 = "uint8" in transforms
         self.normalize = "normalize" in transforms
         self.softmax = "softmax" in transforms
+        self.order = list(order)
+        self.reorders = self.order != sorted(self.order)
+        self.chosen = -1 if softmax_of is None else softmax_of
+        self.chooses = softmax_of is not None
         # One multiplication and one addition; of pixels in [0, 255] where they come as uint8.
         full = 255.0 if self.uint8 else 1.0
         scale = torch.tensor([1.0 / (full * s) for s in std], dtype=torch.float64)
@@ -50,6 +64,18 @@ class InputContract(torch.nn.Module):
         if self.normalize:
             image = image * self.scale + self.shift
         result = self.model(image)
+        if self.reorders:
+            result = [result[index] for index in self.order]
         if self.softmax:
-            result = torch.softmax(result, dim=-1)
+            if self.chooses:
+                result = _with_softmax(result, self.chosen)
+            else:
+                result = torch.softmax(result, dim=-1)
         return result
+
+
+def _with_softmax(result: Any, chosen: int) -> Any:
+    """Of several outputs one as probabilities; a tuple of all of them."""
+    tensors = tensors_of(result)
+    tensors[chosen] = torch.softmax(tensors[chosen], dim=-1)
+    return tuple(tensors)

@@ -29,6 +29,7 @@ from timmx_coreml.converter import (
     convert,
     scratch,
     sized,
+    probabilities_name,
 )
 from timmx_coreml.pixels import PixelInput, image_spec
 from timmx_coreml.request import Sizes, deployment_target, parse_sizes
@@ -213,7 +214,7 @@ class _Export:
         metadata.author = metadata.author or "timmx"
         metadata.license = _licence(self.loaded)
         if self.plan.labels:
-            _name_probabilities(spec, self.loaded.outputs[0].name)
+            _name_probabilities(spec, probabilities_name(self.loaded.outputs))
             metadata.userDefined["com.apple.coreml.model.preview.type"] = "imageClassifier"
         for port in description.input:
             port.shortDescription = _say_input(self._port())
@@ -308,6 +309,7 @@ _ROLES = {
     "embedding": "Embedding",
     "features": "Feature map",
     "label": "Most probable class",
+    "other": "Output",
 }
 
 

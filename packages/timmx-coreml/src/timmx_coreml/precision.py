@@ -82,11 +82,11 @@ def reference(module: torch.nn.Module, images: np.ndarray) -> list[np.ndarray]:
     """What the module gives for each image, one at a time."""
     import torch
 
-    from timmx_core.inputs import outputs_of
+    from timmx_core.outputs import tensors_of
 
     with torch.no_grad():
         rows = [
-            [o.float().numpy() for o in outputs_of(module(torch.from_numpy(images[i : i + 1])))]
+            [o.float().numpy() for o in tensors_of(module(torch.from_numpy(images[i : i + 1])))]
             for i in range(len(images))
         ]
     return [np.concatenate(parts) for parts in zip(*rows, strict=True)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from timmx_core.errors import VerificationError
+from timmx_core.errors import RequestError, VerificationError
 from timmx_core.publishing import member_digests
 from timmx_core.results import ExportResult
 from timmx_core.testing.case import Case
@@ -135,15 +135,36 @@ class RoundTripTests(Case):
         assert [p.name for p in ports(result, "outputs")] == ["output_0", "output_1"]
 
     def test_feature_maps(self, lab: Lab) -> None:
-        """--features --out-indices: maps of two strides, as timm gives them."""
+        """--features --out-indices: maps of two strides, in the order that they are asked for."""
         from timmx_core.testing.models import TIMM_NAME
 
         self.require_sound(lab)
         if self.no_several_outputs:
             pytest.skip(self.no_several_outputs)
-        result = lab.export(TIMM_NAME, features=True, out_indices=(1, 2), input_size=(3, 64, 64))
+        result = lab.export(TIMM_NAME, features=True, out_indices=(2, 1), input_size=(3, 64, 64))
         lab.check(result)
-        assert [p.role for p in ports(result, "outputs")] == ["features", "features"]
+        maps = ports(result, "outputs")
+        assert [(m.role, m.shape[-2:]) for m in maps] == [("features", (8, 8)), ("features", (16, 16))]
+        assert [output["stride"] for output in result.manifest["outputs"]] == [8, 4]
+
+    def test_labels_are_those_of_the_output(self, lab: Lab) -> None:
+        """--labels: as many as the file gives classes, whatever the module says of itself."""
+        from timmx_core.testing.models import CLASSES, tiny_cnn
+
+        self.require_sound(lab)
+        skip_refused(lab, "labels")
+        model = tiny_cnn()
+        model.num_classes = CLASSES + 1
+        names = [f"class {index}" for index in range(CLASSES + 1)]
+        files = [lab.fresh("labels") / "labels.txt" for _ in range(2)]
+        for file, count in zip(files, (CLASSES, CLASSES + 1), strict=True):
+            file.write_text("\n".join(names[:count]), encoding="utf-8")
+        result = lab.export(model, labels=str(files[0]))
+        lab.check(result)
+        assert result.manifest["labels"] == names[:CLASSES]
+        assert result.manifest["model"]["num_classes"] == CLASSES
+        with pytest.raises(RequestError, match=f"{CLASSES + 1} labels for {CLASSES} classes"):
+            lab.export(model, labels=str(files[1]))
 
     def test_a_file_is_verified_with_images_of_ones_own(self, lab: Lab) -> None:
         """timmx verify --probe-data: the model is built again as the manifest says."""

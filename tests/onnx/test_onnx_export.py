@@ -64,6 +64,41 @@ def test_a_dynamic_batch_is_named_and_verified(tmp_path: Path, model: str) -> No
     assert session.get_outputs()[0].shape == ["batch", 10]
 
 
+def test_a_head_that_was_replaced_has_its_own_classes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet")
+    model.fc = torch.nn.Linear(model.num_features, 5)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("ant\nbee\ncow\ndog\nemu\n")
+    with pytest.raises(RequestError, match="1000 labels for 5 classes"):
+        exported(tmp_path, model, labels="imagenet-1k")
+    result = exported(
+        tmp_path, model, input_size=(3, 64, 64), labels=str(labels), accept_inconclusive=True
+    )
+    assert result.manifest["model"]["num_classes"] == 5
+    assert result.path is not None
+    assert timmx_core.verify(result.path).status == result.verdict.status
+
+
+def test_of_logits_and_a_map_the_logits_become_probabilities(tmp_path: Path) -> None:
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, 8, 3, stride=2)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            y = self.stem(x).relu()
+            return {"map": y, "logits": y.mean((2, 3)) * 9}
+
+    torch.manual_seed(0)
+    result = exported(tmp_path, Both(), input_size=(3, 32, 32), softmax=True)
+    assert result.verdict.status == "verified"
+    assert [o["role"] for o in result.manifest["outputs"]] == ["features", "probabilities"]
+    session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
+    _, probabilities = session.run(None, {"input": np.zeros((1, 3, 32, 32), np.float32)})
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
+
+
 def test_feature_maps_have_names_of_their_own(tmp_path: Path) -> None:
     result = exported(tmp_path, features=True, num_classes=None)
     names = [output.name for output in onnx.load(result.path).graph.output]

@@ -50,6 +50,25 @@ def test_a_dynamic_batch_is_verified(tmp_path: Path, format: str, model: str) ->
         assert module(torch.zeros(batch, 3, 64, 64)).shape == (batch, 10)
 
 
+@pytest.mark.parametrize("options", [{}, {"method": "script"}, {"precision": "fp16"}])
+def test_maps_come_in_the_order_that_they_are_asked_for(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    format = "torch-export" if "precision" in options else "torchscript"
+    result = exported(
+        tmp_path, format, "test_resnet", out_indices=(3, 1), num_classes=None, **options
+    )
+    assert result.verdict.status == "verified"
+    assert result.path is not None
+    outputs = result.manifest["outputs"]
+    assert [(o["shape"], o["stride"]) for o in outputs] == [
+        ([1, 192, 4, 4], 16),
+        ([1, 32, 16, 16], 4),
+    ]
+    maps = loaded(result.path)(torch.zeros(1, 3, 64, 64))
+    assert [list(m.shape) for m in maps] == [o["shape"] for o in outputs]
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_narrow_precision_keeps_float32_ports(tmp_path: Path, precision: str) -> None:
     size = exported(tmp_path, "torch-export").size

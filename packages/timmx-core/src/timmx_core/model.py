@@ -319,12 +319,11 @@ def _is_headless(module: torch.nn.Module, count: Any) -> bool:
     """Whether what timm calls the classifier was left out, or taken away later."""
     import torch
 
-    classifier: Any = None
-    if hasattr(module, "get_classifier"):
-        try:
-            classifier = module.get_classifier()
-        except AttributeError:  # of a head that was replaced by something else
-            return False
+    get_classifier: Any = getattr(module, "get_classifier", None)
+    try:
+        classifier = get_classifier() if callable(get_classifier) else None
+    except AttributeError:  # of a head that was replaced by something else
+        return False
     return isinstance(classifier, torch.nn.Identity) or (classifier is None and count == 0)
 
 

@@ -158,8 +158,10 @@ def _as_maps(
             Output(f"features_{index}", tuple(shape[1:]), "features", layout, said.stride)
         )
     # Small maps miss every size by little, but never is one of a larger stride the larger one.
-    sizes = [math.prod(output.shape[-2:] if output.layout == "NCHW" else output.shape[:-1])
-             for output in result]
+    sizes = [
+        math.prod(output.shape[-2:] if output.layout == "NCHW" else output.shape[:-1])
+        for output in result
+    ]
     contradict = any(
         one.stride < other.stride and size < larger
         for one, size in zip(maps, sizes, strict=True)

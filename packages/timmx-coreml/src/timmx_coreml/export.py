@@ -27,9 +27,9 @@ from timmx_coreml.converter import (
     Plan,
     capture,
     convert,
+    probabilities_name,
     scratch,
     sized,
-    probabilities_name,
 )
 from timmx_coreml.pixels import PixelInput, image_spec
 from timmx_coreml.request import Sizes, deployment_target, parse_sizes

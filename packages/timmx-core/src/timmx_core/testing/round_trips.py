@@ -144,7 +144,10 @@ class RoundTripTests(Case):
         result = lab.export(TIMM_NAME, features=True, out_indices=(2, 1), input_size=(3, 64, 64))
         lab.check(result)
         maps = ports(result, "outputs")
-        assert [(m.role, m.shape[-2:]) for m in maps] == [("features", (8, 8)), ("features", (16, 16))]
+        assert [(m.role, m.shape[-2:]) for m in maps] == [
+            ("features", (8, 8)),
+            ("features", (16, 16)),
+        ]
         assert [output["stride"] for output in result.manifest["outputs"]] == [8, 4]
 
     def test_labels_are_those_of_the_output(self, lab: Lab) -> None:
@@ -154,7 +157,7 @@ class RoundTripTests(Case):
         self.require_sound(lab)
         skip_refused(lab, "labels")
         model = tiny_cnn()
-        model.num_classes = CLASSES + 1
+        model.num_classes = CLASSES + 1  # type: ignore[assignment]
         names = [f"class {index}" for index in range(CLASSES + 1)]
         files = [lab.fresh("labels") / "labels.txt" for _ in range(2)]
         for file, count in zip(files, (CLASSES, CLASSES + 1), strict=True):

@@ -63,6 +63,18 @@ class Around(torch.nn.Module):
         )
 
 
+class Reversed(torch.nn.Module):
+    """A model whose outputs come in the opposite order."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """As the model, but the last output first."""
+        return tuple(reversed(self.model(image)))
+
+
 class OfOneImage(torch.nn.Module):
     """The outputs for one image, whatever the image. Its cosine with the truth is often high."""
 
@@ -131,9 +143,7 @@ def _one_nan(output: torch.Tensor) -> torch.Tensor:
 
 def _without_channel(output: torch.Tensor) -> torch.Tensor:
     """(N, C, ...) with channel 1 at zero."""
-    kept = torch.ones(1, output.shape[1], *[1] * (output.ndim - 2))
-    kept[:, 1] = 0.0
-    return output * kept
+    return torch.cat([output[:, :1], output[:, 1:2] * 0.0, output[:, 2:]], 1)
 
 
 def _wrong_beyond_the_probes(output: torch.Tensor) -> torch.Tensor:
@@ -169,6 +179,11 @@ STRUCTURAL: tuple[Fault, ...] = (
     after("one NaN", _one_nan),
     after("one NaN in the last of several outputs", _one_nan, only_last=True, features=True),
     after("last of several outputs x 3", lambda y: y * 3.0, only_last=True, features=True),
+    Fault(
+        "feature maps in the opposite order",
+        lambda loaded: Reversed(loaded.module),
+        {"features": True},
+    ),
     after("feature maps as NHWC", lambda y: y.permute(0, 2, 3, 1), features=True),
 )
 

@@ -92,6 +92,10 @@ def changed(manifest: Mapping[str, Any], change: Callable[[Any], object]) -> byt
 
 
 HOSTILE: dict[str, Callable[[Any], object]] = {
+    "code for a name": lambda m: m["inputs"][0].update(name="x=x); print(x"),
+    "two lines for a name": lambda m: m["outputs"][0].update(name="output\n"),
+    "code for a layout": lambda m: m["inputs"][0].update(layout="print()"),
+    "a text for a number": lambda m: m["inputs"][0].update(mean=["print()"]),
     "format is no word": lambda m: m.update(format={"a": 1}),
     "format is a path": lambda m: m.update(format="../../etc"),
     "no inputs": lambda m: m.update(inputs=[]),

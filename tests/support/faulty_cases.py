@@ -178,6 +178,11 @@ class TestRaisesOnForeign(Faulty):
     )
 
 
+class TestUnquotedNames(Faulty):
+    backend = faulty.UnquotedNames
+    expected = ("test_text_of_a_file_is_no_code_in_its_snippet",)
+
+
 class TestRandom(Faulty):
     backend = faulty.Random
     deterministic = True

@@ -140,6 +140,13 @@ class LeftWhileConverting(NotRunning):
         return super().export(model, request, context)
 
 
+class UnquotedNames(NotRunning):
+    """Puts a file's own text into source as it stands."""
+
+    def snippet(self, manifest: Mapping[str, Any]) -> str:
+        return super().snippet(manifest) + f"one = dict({manifest['inputs'][0]['name']}=x)\n"
+
+
 class PartialFile(PocketBackend):
     """Names a companion that it did not write."""
 

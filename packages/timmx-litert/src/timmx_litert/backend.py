@@ -118,6 +118,6 @@ class LiteRTBackend(Backend):
         return (
             "from ai_edge_litert.interpreter import Interpreter\n"
             "run = Interpreter(model_path=path).get_signature_runner()\n"
-            f"results = run({name}=x)\n"
+            f"results = run(**{{{name!r}: x}})\n"
             f"outputs = [results[name] for name in {outputs!r}]\n"
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import pytest
 
-for _module in ("descriptions", "failures", "files", "round_trips"):
+for _module in ("descriptions", "failures", "files", "round_trips", "snippets"):
     pytest.register_assert_rewrite(f"{__name__}.{_module}")
 
 from timmx_core.testing.contract import BackendContract  # noqa: E402

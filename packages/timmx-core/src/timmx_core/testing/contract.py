@@ -6,9 +6,12 @@ from timmx_core.testing.descriptions import DescriptionTests
 from timmx_core.testing.failures import FailureTests
 from timmx_core.testing.files import FileTests
 from timmx_core.testing.round_trips import RoundTripTests
+from timmx_core.testing.snippets import SnippetTests
 
 
-class BackendContract(FailureTests, FileTests, RoundTripTests, DescriptionTests):  # run backwards
+class BackendContract(  # run backwards
+    FailureTests, SnippetTests, FileTests, RoundTripTests, DescriptionTests
+):
     """Derive from it, set `backend`, and let pytest collect the class.
 
     A machine without the converter skips what exports; on one without the runtime every

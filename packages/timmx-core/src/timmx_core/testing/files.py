@@ -38,8 +38,6 @@ folder = Path(sys.argv[3])
 lab = Lab(kinds[0], kinds[1:], json.loads(sys.argv[4]), folder, float(sys.argv[5]))
 report(dict(lab.plain().record["members"]))
 """
-# Of the outputs, which are arrays of numpy.
-SHAPES = "report([list(o.shape) if isinstance(o, np.ndarray) else str(type(o)) for o in outputs])"
 FOREIGN = {
     "empty": b"",
     "text": b"not a model at all\n",
@@ -203,28 +201,6 @@ class FileTests(Case):
             pytest.skip("the file holds no manifest; the record beside it tells of changes")
         verdict = api.verify(wrong.primary, manager=lab.manager, timeout=lab.timeout)
         assert verdict.status == "failed"
-
-    def test_its_snippet_runs(self, lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
-        """The lines that `timmx inspect --snippet python` prints give what the file gives."""
-        result = lab.require_plain()
-        lab.require_runtime()
-        capfd.readouterr()
-        body = lab.backend.snippet(result.manifest)
-        printed = capfd.readouterr().out
-        assert not printed, f"it prints to stdout, where results go: {printed[:100]!r}"
-        if body is None:
-            pytest.skip("the format does not run from Python")
-        port = ports(result, "inputs")[0]
-        shape = [d if isinstance(d, int) else d[0] for d in port.shape]
-        _, shapes = lab.process(
-            f"import numpy as np\npath = {str(result.path)!r}\n"
-            f"x = np.zeros({shape!r}, np.{port.dtype})\n"
-            f"{body}\n{SHAPES}",
-        )
-        declared = [
-            [d if isinstance(d, int) else d[0] for d in o.shape] for o in ports(result, "outputs")
-        ]
-        assert shapes == declared
 
 
 def basic_fails(lab: Lab) -> bool:

@@ -221,7 +221,7 @@ def _first_array(loaded: Any, path: Path) -> np.ndarray:
 def _read_tensor(path: Path) -> np.ndarray:
     import torch
 
-    from timmx_core.weights import read_torch
+    from timmx_core.checkpoints import read_torch
 
     content = read_torch(path)
     if not isinstance(content, torch.Tensor):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from timmx_core import weights
+from timmx_core.checkpoints import loading_failure, read_checkpoint
 from timmx_core.errors import MissingDependency, ModelError, RequestError, first_line
 from timmx_core.model_checks import parse_kwargs
 from timmx_core.outputs import FeatureMap, Output, feature_maps
@@ -96,9 +97,10 @@ def _build_named(
     torch.manual_seed(shared["seed"])
     module = _create(timm, name, arguments, shared["input_size"])
     module.eval()
+    notes: list[str] = []
     if shared["checkpoint"]:
-        state = weights.read_checkpoint(Path(shared["checkpoint"]))
-        weights.load_into(module, state, shared["checkpoint"])
+        state = read_checkpoint(Path(shared["checkpoint"]))
+        notes += weights.load_into(module, state, shared["checkpoint"])
     config = dict(getattr(module, "pretrained_cfg", None) or {})
     built = BuiltModel(
         module=module,
@@ -108,6 +110,7 @@ def _build_named(
         preprocessing=_preprocessing(timm, module, shared),
         weights=_origin(shared, config),
         parameters=sum(p.numel() for p in module.parameters()),
+        notes=notes,
     )
     _describe_outputs(built)
     _check_size(built, shared)
@@ -183,8 +186,7 @@ def _create(
 
 def _create_plain(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.Module:
     try:
-        model: torch.nn.Module = timm.create_model(name, **arguments)
-        return model
+        return _call_timm(timm, name, arguments)
     except TypeError as error:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unexpected is None:
@@ -216,6 +218,18 @@ def _create_plain(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.M
                 ) from error
             raise RequestError(f"{name} does not support these --features: {text}") from error
         raise RequestError(f"{name} cannot be built with these options: {text}") from error
+
+
+def _call_timm(timm: Any, name: str, arguments: dict[str, Any]) -> torch.nn.Module:
+    """:raises ModelError: the files of its weights are damaged, unsafe or of another model."""
+    try:
+        model: torch.nn.Module = timm.create_model(name, **arguments)
+        return model
+    except Exception as error:
+        failure = loading_failure(name, error)
+        if failure is None:
+            raise
+        raise failure from error
 
 
 def _hint_for(error: BaseException) -> str:

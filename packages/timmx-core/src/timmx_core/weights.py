@@ -1,15 +1,17 @@
-"""Weights: reading checkpoints safely, fitting them to a model, reaching the hub in time."""
+"""Weights: fitting them to a model, telling them apart, reaching the hub in time."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
-import pickle
+import re
+import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timmx_core.errors import ModelError, first_line
 
@@ -20,115 +22,22 @@ HUB_TIMEOUT = 6.0  # seconds until a hub that does not answer counts as unreacha
 HINT_OFFLINE = (
     "without a hub: --checkpoint FILE, or MODEL as local-dir:PATH (config.json + weights)"
 )
-# In order of preference, as training scripts of timm and others name them.
-STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
-WRAPPER_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # torch.compile and DDP, either order
 
 
-def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors or torch file, wrapper prefixes removed.
-
-    torch files are read with `weights_only=True` and never otherwise: a pickle that wants to run
-    code is refused, and the code does not run.
-
-    :raises ModelError: missing, unreadable, unsafe, or without tensors.
-    """
-    if not path.is_file():
-        raise ModelError(
-            f"checkpoint {path} does not exist"
-            if not path.exists()
-            else f"checkpoint {path} is not a file"
-        )
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    return clean_keys(_select(content, path))
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot read {path} as safetensors: {first_line(error)}") from None
-
-
-def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote, with `weights_only=True`.
-
-    :raises ModelError: unreadable or unsafe.
-    """
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch words both "unsafe global" and "not a pickle at all" as UnpicklingError.
-        unsafe = "Unsupported global" in str(error) or "GLOBAL" in str(error)
-        if unsafe or "Unsupported class" in str(error) or "Unsupported operand" in str(error):
-            raise ModelError(
-                f"refused {path}: it is a pickle that wants to run code or build objects",
-                "save only the state dict, best as .safetensors",
-            ) from None
-        raise ModelError(f"cannot read {path}: {first_line(error)}") from None
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-        AssertionError,
-        MemoryError,
-        OverflowError,
-    ) as error:
-        raise ModelError(
-            f"cannot read {path} as a torch file: {first_line(error)}",
-            "it may be truncated; accepted are .safetensors and torch.save'd state dicts",
-        ) from None
-
-
-def _select(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    import torch
-
-    if isinstance(content, Mapping):
-        for key in STATE_DICT_KEYS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
-        if tensors:
-            return tensors
-    raise ModelError(
-        f"{path} holds no state dict",
-        f"expected tensors by name, at the top or under {', '.join(STATE_DICT_KEYS)}",
-    )
-
-
-def clean_keys(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without the prefixes that wrappers put before every name."""
-    cleaned = {}
-    for key, value in state.items():
-        for prefix in WRAPPER_PREFIXES:
-            key = key.removeprefix(prefix)
-        cleaned[key] = value
-    return cleaned
-
-
-def load_into(model: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+def load_into(model: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> list[str]:
     """Load every tensor, or say what does not fit (at most five names, and the count).
 
+    :return: what was done to make them fit, a line each, without the source's name.
     :raises ModelError: keys are missing or unexpected, or shapes differ.
     """
     own = model.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    state, notes = _without_prefix(state, own, source)
+    state, resampled = _filtered(model, state, own)
+    missing = [k for k in _needed(own) if k not in state]
     unexpected = [k for k in state if k not in own]
     wrong = [
         f"{k} ({_shape(state[k])} in the file, {_shape(own[k])} in the model)"
-        for k in own
-        if k in state and own[k].shape != state[k].shape
+        for k in _of_another_shape(state, own)
     ]
     problems = [
         _count("missing", missing),
@@ -141,6 +50,82 @@ def load_into(model: torch.nn.Module, state: Mapping[str, torch.Tensor], source:
             "is it the right MODEL, with the right --num-classes and --in-chans?",
         )
     model.load_state_dict(dict(state), strict=False)
+    return notes + resampled
+
+
+def _without_prefix(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], source: str
+) -> tuple[Mapping[str, torch.Tensor], list[str]]:
+    """What a training framework wrapped the model in stands before its names: `model.`, and so on.
+
+    :raises ModelError: more than one prefix has a whole model behind it.
+    """
+    needed = set(_needed(own))
+    if needed <= state.keys():
+        return state, []
+    counts: Counter[str] = Counter()
+    for key in state:
+        places = (place.end() for place in re.finditer(r"\.", key))
+        counts.update(key[:place] for place in places if key[place:] in needed)
+    whole = sorted(prefix for prefix, count in counts.items() if count == len(needed))
+    if not whole:
+        return state, []
+    if len(whole) > 1:
+        raise ModelError(
+            f"{source} holds more than one such model: {', '.join(map(_ascii, whole[:5]))}",
+            "save the state dict of the one that is meant",
+        )
+    prefix = whole[0]
+    inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    others = [_ascii(key) for key in state if not key.startswith(prefix)]
+    left = f"; left out: {_count('others', others)}" if others else ""
+    return inner, [f"the checkpoint's names begin with {_ascii(prefix)}, which is taken off{left}"]
+
+
+def _filtered(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> tuple[Mapping[str, torch.Tensor], list[str]]:
+    """Names of older forms, and tables of positions of another size, as timm itself fits them."""
+    filter_ = getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
+    if filter_ is None or _fits(state, own):
+        return state, []
+    try:
+        given = dict(filter_(dict(state), model))
+    except (
+        RuntimeError,
+        ArithmeticError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ):
+        return state, []  # it is another model's; what does not fit is said next
+    if not _fits(given, own):
+        return state, []
+    resized = [f"{k} from {_shape(state[k])}" for k in _of_another_shape(state, own)]
+    what = f"resampled: {_count('tables', resized)}" if resized else "its names are of another form"
+    return given, [f"the checkpoint was fitted by timm's own filter ({what})"]
+
+
+def _fits(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> bool:
+    return state.keys() >= set(_needed(own)) and not _of_another_shape(state, own)
+
+
+def _needed(own: Mapping[str, torch.Tensor]) -> list[str]:
+    """Counters of batches are no weights, and may be missing."""
+    return [key for key in own if not key.endswith("num_batches_tracked")]
+
+
+def _of_another_shape(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> list[str]:
+    return [key for key in own if key in state and own[key].shape != state[key].shape]
+
+
+def _ascii(name: str) -> str:
+    """A name from a file, as every manifest and terminal can hold it."""
+    return ascii(name[:60])[1:-1]
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from timmx_core.results import Inspection
@@ -15,6 +16,7 @@ RESAMPLING = {
     "lanczos": "LANCZOS",
     "random": "BICUBIC",
 }
+MOST_SIDE = 1 << 30
 
 
 def preprocessing_lines(inspection: Inspection) -> list[str]:
@@ -37,24 +39,50 @@ def preprocessing_lines(inspection: Inspection) -> list[str]:
 
 def _resize(pre: dict[str, Any], height: int, width: int) -> list[str]:
     """timm's evaluation: resize so that `crop_pct` of the image remains, then crop the centre."""
+    mode, crop_pct = pre["crop_mode"], pre["crop_pct"]
     filter_ = f"Image.Resampling.{RESAMPLING[pre['interpolation']]}"
-    tall, wide = int(height / pre["crop_pct"]), int(width / pre["crop_pct"])
-    if pre["crop_mode"] == "squash":
-        return [
-            f"image = image.resize(({wide}, {tall}), {filter_})",
-            f"left, top = ({wide} - {width} + 1) // 2, ({tall} - {height} + 1) // 2",
-            f"image = image.crop((left, top, left + {width}, top + {height}))",
-        ]
-    if pre["crop_mode"] == "border":
-        fit = f"min({wide} / image.width, {tall} / image.height)"
-    else:
-        fit = f"max({wide} / image.width, {tall} / image.height)"
+    # A stranger's file may say anything, and beyond this no image can be resized.
+    tall, wide = (math.floor(min(side / crop_pct, MOST_SIDE)) for side in (height, width))
+    lines = [*_size_lines(mode, tall, wide), f"image = image.resize(size, {filter_})"]
+    if mode == "border":
+        return lines + _framed_lines(pre["mean"], height, width)
+    if crop_pct > 1:
+        return lines + _framed_lines([0.0] * pre["channels"], height, width)
     return [
-        f"scale = {fit}",
-        "size = round(image.width * scale), round(image.height * scale)",
-        f"image = image.resize(size, {filter_})",
+        *lines,
         f"left, top = round((size[0] - {width}) / 2), round((size[1] - {height}) / 2)",
         f"image = image.crop((left, top, left + {width}, top + {height}))",
+    ]
+
+
+def _size_lines(mode: str, tall: int, wide: int) -> list[str]:
+    """To what size the image is resized; rounded as torchvision and timm do it, each its own way.
+
+    :param tall: of the whole that the model's image is cut out of; `wide` as well.
+    """
+    if mode == "squash":
+        return [f"size = {wide}, {tall}"]
+    if mode == "center" and tall == wide:
+        return [
+            "short = min(image.size)",
+            f"size = [int({tall} * side / short) for side in image.size]",
+        ]
+    which = "max" if mode == "border" else "min"
+    return [
+        f"ratio = {which}(image.width / {wide}, image.height / {tall})",
+        "size = round(image.width / ratio), round(image.height / ratio)",
+    ]
+
+
+def _framed_lines(mean: list[float], height: int, width: int) -> list[str]:
+    """The centre, with a border where the image is smaller."""
+    values = [round(255 * min(max(value, 0), 1)) for value in mean]
+    color = values[0] if len(values) == 1 else tuple(values)
+    return [
+        f"frame = Image.new(image.mode, ({width}, {height}), {color})",
+        f"spare = {width} - size[0], {height} - size[1]",
+        "frame.paste(image, tuple(s // 2 if s > 0 else -round(-s / 2) for s in spare))",
+        "image = frame",
     ]
 
 

@@ -197,3 +197,14 @@ def test_only_configurations_are_run() -> None:
 def test_a_source_in_a_new_manner_is_not_guessed_at(line: str) -> None:
     with pytest.raises(pretrained_configs.UnreadableSourceError):
         pretrained_configs.with_weights(f"from .x import helper, CONSTANT\n{line}\n", {"a"})
+
+
+def test_nothing_of_the_working_folder_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_timm: dict[str, list[str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("json", "timm", "torch"):
+        trace = f"open({str(tmp_path / 'trace')!r}, 'w').write({name!r})\nraise SystemExit(1)\n"
+        (tmp_path / f"{name}.py").write_text(trace)
+    assert catalog._ask_timm() == from_timm["pretrained"]
+    assert not (tmp_path / "trace").exists()

@@ -139,7 +139,7 @@ def _ask_timm() -> list[str]:
     :raises MissingDependency: timm cannot be imported either.
     """
     done = subprocess.run(
-        [_python_of_timm(), "-c", ASK_TIMM], capture_output=True, text=True, check=False
+        [*_python_of_timm(), "-c", ASK_TIMM], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -147,14 +147,14 @@ def _ask_timm() -> list[str]:
     return [str(name) for name in json.loads(done.stdout.strip().splitlines()[-1])]
 
 
-def _python_of_timm() -> str:
-    """Whose timm it is that was found."""
+def _python_of_timm() -> list[str]:
+    """Whose timm it is that was found: its Python, which looks for nothing in the working folder."""
     from timmx_core.plugins import get_manager
 
     folder = timm_folder()
     owners = [p.environment for p in get_manager().isolated_plugins]
     owner = next((o for o in owners if folder.is_relative_to(o.folder)), None)
-    return sys.executable if owner is None else str(owner.python)
+    return [sys.executable, "-P"] if owner is None else [str(owner.python), "-I"]
 
 
 def _fingerprint() -> str:

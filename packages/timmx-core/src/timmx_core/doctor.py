@@ -162,7 +162,8 @@ class _Probe:
 def _run_probe(script: str) -> _Probe:
     try:
         done = subprocess.run(
-            [sys.executable, script],
+            # Without the script's own folder, whose modules have names that others may have, too.
+            [sys.executable, "-P", script],
             capture_output=True,
             text=True,
             check=False,

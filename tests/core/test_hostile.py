@@ -25,9 +25,9 @@ from timmx_core.cli.program import run
 from timmx_core.cli.terminal import harmless
 from timmx_core.errors import ArtifactError, ModelError, RequestError, TimmxError
 from timmx_core.labels import read_labels
-from timmx_core.model import Preprocessing
 from timmx_core.model_checks import check_name, parse_kwargs
 from timmx_core.plugins import use_manager
+from timmx_core.preprocessing import Preprocessing
 from timmx_core.publishing import record_path
 from timmx_core.results import ExportResult
 from timmx_core.target import default_name, target_of

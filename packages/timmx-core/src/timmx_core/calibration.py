@@ -21,7 +21,8 @@ from timmx_core.inputs import in_batches, pixels_to_input
 if TYPE_CHECKING:
     import numpy as np
 
-    from timmx_core.model import BuiltModel, Preprocessing
+    from timmx_core.model import BuiltModel
+    from timmx_core.preprocessing import Preprocessing
 
 BATCH = 8
 TENSOR_SUFFIXES = (".pt", ".pth")

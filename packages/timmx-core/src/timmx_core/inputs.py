@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Batch, Dimension, TensorSpec, Transform
-from timmx_core.model import BuiltModel, Preprocessing
+from timmx_core.model import BuiltModel
 from timmx_core.outputs import require_classes
+from timmx_core.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import numpy as np

@@ -213,7 +213,7 @@ class _Export:
             yield from self._made_with(name)
 
     def _embed(self, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
-        data = manifests.dump(manifest)
+        data = manifests.dump_readable(manifest, "manifest")
         try:
             embedded = self.backend.embed(artifact, data)
             intact = not embedded or self.backend.read(artifact.primary) == data
@@ -264,7 +264,7 @@ class _Export:
         members = _renamed(members, artifact.primary.name, self.target.name)
         record = manifests.make_record(manifest, verdict, members)
         record_file = self.staging.path / "record.json"
-        record_file.write_bytes(manifests.dump(record))
+        record_file.write_bytes(manifests.dump_readable(record, "record"))
         self._refuse_bad(artifact, manifest, verdict, record_file)
         size = publishing.size_of((artifact.primary, *artifact.companions))
         with held_back():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core import probes, strict_json
 from timmx_core.backend import Artifact, ExportRequest, TensorSpec
-from timmx_core.errors import ArtifactError
+from timmx_core.errors import ArtifactError, ExportError, first_line
 from timmx_core.measure import Reference
 from timmx_core.results import Measurement, Verdict
 
@@ -45,7 +45,10 @@ def build(
     versions: Mapping[str, str],
     calibration: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Everything about the file that does not depend on when and where it was made."""
+    """Everything about the file that does not depend on when and where it was made.
+
+    :raises ExportError: the plugin's ports are not JSON.
+    """
     pre = built.preprocessing
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -139,8 +142,14 @@ def _given_options(request: ExportRequest) -> dict[str, Any]:
 
 
 def spec_to_json(spec: TensorSpec) -> dict[str, Any]:
-    """A port as JSON."""
-    return json.loads(json.dumps(asdict(spec)))  # type: ignore[no-any-return]
+    """A port as JSON.
+
+    :raises ExportError: it holds something else than plain numbers and words.
+    """
+    try:
+        return json.loads(json.dumps(asdict(spec)))  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"the plugin's port {spec.name!r} is not JSON: {error}") from error
 
 
 def spec_from_json(data: Mapping[str, Any]) -> TensorSpec:
@@ -242,6 +251,22 @@ def dump(manifest: Mapping[str, Any]) -> bytes:
     """The same content gives the same bytes."""
     text = json.dumps(manifest, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False)
     return text.encode()
+
+
+def dump_readable(content: Mapping[str, Any], kind: str) -> bytes:
+    """The same of what is about to be published: it can be read again, or it is an error.
+
+    :param kind: "manifest" or "record".
+    :raises ExportError: names the place that no reader would accept.
+    """
+    try:
+        data = dump(content)
+        parse(data, kind)
+    except (ArtifactError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"no file was written, since timmx could not read it again: {first_line(error, 300)}"
+        ) from error
+    return data
 
 
 def parse(data: bytes, kind: str = "manifest") -> dict[str, Any]:

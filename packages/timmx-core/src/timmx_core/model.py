@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,27 +13,12 @@ from timmx_core.checkpoints import loading_failure, read_checkpoint
 from timmx_core.errors import MissingDependency, ModelError, RequestError, first_line
 from timmx_core.model_checks import parse_kwargs
 from timmx_core.outputs import FeatureMap, Output, feature_maps
+from timmx_core.preprocessing import Preprocessing, configuration, resolve, run_shapes
 
 if TYPE_CHECKING:
     import torch
 
-# As the manifest's schema has them.
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
-CROP_MODES = ("center", "squash", "border")
-MOST_CROP = 8.0
 Task = Literal["classifier", "features", "embedding", "other"]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes the model's input, as the weights were evaluated with."""
-
-    input_size: tuple[int, int, int]  # C, H, W
-    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"
-    crop_pct: float = 0.875
-    crop_mode: str = "center"
 
 
 @dataclass
@@ -71,7 +54,9 @@ def build(
     """
     if isinstance(model, str):
         return _build_named(model, shared, build_options)
-    return _adopt(model, shared)
+    from timmx_core.adoption import adopt
+
+    return adopt(model, shared)
 
 
 def _build_named(
@@ -101,18 +86,19 @@ def _build_named(
     if shared["checkpoint"]:
         state = read_checkpoint(Path(shared["checkpoint"]))
         notes += weights.load_into(module, state, shared["checkpoint"])
-    config = dict(getattr(module, "pretrained_cfg", None) or {})
+    config = configuration(module)
+    prepared, more = resolve(module, shared, named=True)
     built = BuiltModel(
         module=module,
         name=name,
         architecture=str(config.get("architecture") or name.partition(".")[0]),
         task=task,
-        preprocessing=_preprocessing(timm, module, shared),
+        preprocessing=prepared,
         weights=_origin(shared, config),
         parameters=sum(p.numel() for p in module.parameters()),
-        notes=notes,
+        notes=notes + more,
     )
-    _describe_outputs(built)
+    describe_outputs(built)
     _check_size(built, shared)
     return built
 
@@ -237,65 +223,6 @@ def _hint_for(error: BaseException) -> str:
     return weights.HINT_OFFLINE if "hub" in kind or "http" in kind or "url" in kind else ""
 
 
-def _preprocessing(timm: Any, module: torch.nn.Module, shared: Mapping[str, Any]) -> Preprocessing:
-    """As the configuration of the weights says, but for what was asked for.
-
-    :raises ModelError: the configuration, which may be a stranger's, makes no sense.
-    """
-    try:
-        config = timm.data.resolve_model_data_config(module)
-        chans = _in_chans(shared) or int(config["input_size"][0])
-        size = shared["input_size"] or (chans, *config["input_size"][1:])
-        result = Preprocessing(
-            input_size=(chans, int(size[1]), int(size[2])),
-            mean=per_channel(shared["mean"] or config["mean"], chans, "--mean"),
-            std=per_channel(shared["std"] or config["std"], chans, "--std"),
-            interpolation=str(config["interpolation"]),
-            crop_pct=float(config["crop_pct"]),
-            crop_mode=str(config["crop_mode"]),
-        )
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise ModelError(
-            f"the model's configuration makes no sense: {first_line(error)}"
-        ) from error
-    _check_preprocessing(result)
-    return result
-
-
-def _check_preprocessing(pre: Preprocessing) -> None:
-    """Refuse what no image can be brought into.
-
-    :raises ModelError: names what it is.
-    """
-    numbers = (*pre.mean, *pre.std, pre.crop_pct)
-    wrong = {
-        "input_size": min(pre.input_size) < 1,
-        "mean, std or crop_pct": not all(map(math.isfinite, numbers)),
-        "std": min(pre.std) <= 0,
-        "crop_pct": not 0 < pre.crop_pct <= MOST_CROP,
-        "interpolation": pre.interpolation not in INTERPOLATIONS,
-        "crop_mode": pre.crop_mode not in CROP_MODES,
-    }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            raise ModelError(f"the model's configuration makes no sense: {name}")
-
-
-def per_channel(values: tuple[float, ...], chans: int, option: str) -> tuple[float, ...]:
-    """One value per channel. RGB statistics on other channel counts become their average.
-
-    :raises RequestError: the count fits neither.
-    """
-    values = tuple(float(v) for v in values)
-    if len(values) == chans:
-        return values
-    if len(values) == 1:
-        return values * chans
-    if len(values) == 3:
-        return (round(sum(values) / 3, 6),) * chans
-    raise RequestError(f"{option} has {len(values)} values for {chans} channels")
-
-
 def _origin(shared: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     if shared["checkpoint"]:
         return {"origin": "checkpoint", "source": _text(Path(shared["checkpoint"]).name)}
@@ -315,7 +242,7 @@ def _text(value: Any) -> str | None:
     return str(value).encode("utf-8", "backslashreplace").decode() if value else None
 
 
-def _describe_outputs(built: BuiltModel) -> None:
+def describe_outputs(built: BuiltModel) -> None:
     """What the module says of its outputs, as far as it can be known before they are there."""
     built.maps, built.order = feature_maps(built.module)
     if built.adopted and built.maps:
@@ -341,48 +268,6 @@ def _is_headless(module: torch.nn.Module, count: Any) -> bool:
     return isinstance(classifier, torch.nn.Identity) or (classifier is None and count == 0)
 
 
-def _adopt(module: torch.nn.Module, shared: Mapping[str, Any]) -> BuiltModel:
-    """Take a user's module as it is. It is copied, since later steps fold and wrap it."""
-    for name in ("pretrained", "checkpoint", "num_classes", "model_kwarg", "features", "embedding"):
-        if shared[name]:
-            raise RequestError(
-                f"{name} is about building a timm model, and a module was given",
-                "build the module with it",
-            )
-    config = dict(getattr(module, "pretrained_cfg", None) or {})
-    size = shared["input_size"] or config.get("input_size")
-    if size is None:
-        raise RequestError("a module of your own needs input_size=(C, H, W)")
-    chans = int(size[0])
-    if shared["in_chans"] not in (None, chans):
-        raise RequestError(f"in_chans {shared['in_chans']} and input_size {tuple(size)} disagree")
-    notes = []
-    mean, std = shared["mean"] or config.get("mean"), shared["std"] or config.get("std")
-    if mean is None or std is None:
-        notes.append("the module says no mean and std: its input is taken as pixels in [0, 1]")
-    copied = copy.deepcopy(module).eval()
-    built = BuiltModel(
-        module=copied,
-        name=type(module).__name__,
-        architecture=str(config.get("architecture") or type(module).__name__),
-        task="classifier",
-        preprocessing=Preprocessing(
-            input_size=(chans, int(size[1]), int(size[2])),
-            mean=per_channel(mean or (0.0,), chans, "mean"),
-            std=per_channel(std or (1.0,), chans, "std"),
-            interpolation=str(config.get("interpolation", "bicubic")),
-            crop_pct=float(config.get("crop_pct", 0.875)),
-            crop_mode=str(config.get("crop_mode", "center")),
-        ),
-        weights={"origin": "module"},
-        parameters=sum(p.numel() for p in copied.parameters()),
-        notes=notes,
-        adopted=True,
-    )
-    _describe_outputs(built)
-    return built
-
-
 def _check_size(built: BuiltModel, shared: Mapping[str, Any]) -> None:
     """Run the shapes alone through the model where a size was asked for.
 
@@ -392,7 +277,7 @@ def _check_size(built: BuiltModel, shared: Mapping[str, Any]) -> None:
         return
     size = built.preprocessing.input_size
     try:
-        _run_shapes(built.module, size)
+        run_shapes(built.module, size)
     except NotImplementedError:
         return  # an operator without a shape rule; the real run will tell
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
@@ -401,14 +286,3 @@ def _check_size(built: BuiltModel, shared: Mapping[str, Any]) -> None:
             f"{built.name} cannot take {shown}: {first_line(error)}",
             "leave --input-size out for the size that it was made for",
         ) from error
-
-
-def _run_shapes(module: torch.nn.Module, size: tuple[int, int, int]) -> None:
-    import torch
-
-    with torch.no_grad(), torch.device("meta"):
-        state = {
-            name: torch.empty_like(tensor, device="meta")
-            for name, tensor in (*module.named_parameters(), *module.named_buffers())
-        }
-        torch.func.functional_call(module, state, (torch.empty(1, *size, device="meta"),))

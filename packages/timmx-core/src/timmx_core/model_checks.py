@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,24 @@ RESERVED_KWARGS = {
     "pretrained_cfg_overlay": None,
     "scriptable": None,
 }
+
+
+def check_type(model: Any) -> None:
+    """Refuse what is neither a name nor a module; torch is not imported for it.
+
+    :raises RequestError: says what it is instead.
+    """
+    torch = sys.modules.get("torch")
+    if isinstance(model, str) or (torch is not None and isinstance(model, torch.nn.Module)):
+        return
+    if isinstance(model, os.PathLike):
+        hint = 'a folder is "local-dir:PATH", weights are checkpoint=PATH beside timm\'s name'
+    elif callable(model):
+        hint = "call it, and give the module that it makes"
+    else:
+        hint = 'a model is timm\'s name, "hf-hub:org/name", "local-dir:PATH" or a torch.nn.Module'
+    kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+    raise RequestError(f"a model cannot be {kind}", hint)
 
 
 def check_name(name: str, model_kwarg: tuple[str, ...] = ()) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Backend, Batch, ExportRequest, Option, Precision
 from timmx_core.errors import RequestError
+from timmx_core.model_checks import check_type
 from timmx_core.shared_options import (
     CALIBRATION_OPTIONS,
+    MOST_CROP,
     PRECISION,
     SHARED_IMPLIES,
     SHARED_OPTIONS,
@@ -63,8 +65,9 @@ def make_request(
     """Validate what was asked for, fill in the defaults.
 
     :raises RequestError: for an unknown option, a value that makes no sense, or a combination
-        that contradicts itself.
+        that contradicts itself, or a model that is none.
     """
+    check_type(model)
     for name in given:
         if name in backend.refuses:
             raise RequestError(
@@ -289,12 +292,7 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
         for name in ("softmax", "labels", "num_classes"):
             if values[name]:
                 raise RequestError(f"{flag(name)} is about classes, and {other} gives none")
-    for name in ("mean", "std"):
-        chans = chans or (size[0] if size else None)
-        if values[name] and chans and len(values[name]) not in (1, chans):
-            raise RequestError(f"{flag(name)} has {len(values[name])} values for {chans} channels")
-    if values["std"] and min(values["std"]) <= 0:
-        raise RequestError("--std must be above zero")
+    _check_image(values, chans or (size[0] if size else None))
     if not values["verify"]:
         for name in (
             "require_verified",
@@ -305,6 +303,16 @@ def _check_combinations(values: Mapping[str, Any]) -> None:
         ):
             if values[name]:
                 raise RequestError(f"{flag(name)} makes no sense with --no-verify")
+
+
+def _check_image(values: Mapping[str, Any], chans: int | None) -> None:
+    for name in ("mean", "std"):
+        if values[name] and chans and len(values[name]) not in (1, chans):
+            raise RequestError(f"{flag(name)} has {len(values[name])} values for {chans} channels")
+    if values["std"] and min(values["std"]) <= 0:
+        raise RequestError("--std must be above zero")
+    if values["crop_pct"] is not None and not 0 < values["crop_pct"] <= MOST_CROP:
+        raise RequestError(f"--crop-pct is above 0 and at most {MOST_CROP:g}")
 
 
 def _precision(backend: Backend, name: str) -> Precision:
@@ -341,7 +349,8 @@ def _check_precisions(backend: Backend, precision: Precision, given: Mapping[str
 def _check_calibration(
     backend: Backend, precision: Precision, values: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
-    asked = sorted(CALIBRATION_OPTIONS & {n for n, v in given.items() if v not in (None, False)})
+    # Looked at one by one: what was given for others may be an array, which is neither.
+    asked = sorted(n for n in CALIBRATION_OPTIONS & set(given) if given[n] not in (None, False))
     if not precision.calibrated:
         if asked:
             raise RequestError(

@@ -15,6 +15,11 @@ PRECISION, VERIFICATION = "Precision", "Verification"
 LOWEST_FLOOR_DB = 1.0  # what ignores its input has 0 dB or less, and must never pass
 GROUPS = (MODEL, INPUT, OUTPUT, PRECISION, VERIFICATION)
 
+# Of images that become the input, as timm's evaluation has them.
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+MOST_CROP = 8.0
+
 SHARED_OPTIONS: tuple[Option, ...] = (
     Option("pretrained", "bool", "Load the published weights of MODEL.", False, group=MODEL),
     Option(
@@ -122,6 +127,30 @@ SHARED_OPTIONS: tuple[Option, ...] = (
         "Standard deviation per channel.",
         group=INPUT,
         metavar="S,S,S",
+        unset="the model's own",
+    ),
+    Option(
+        "crop_pct",
+        "float",
+        "Share of a resized image that the crop keeps, for whoever prepares images.",
+        group=INPUT,
+        metavar="SHARE",
+        unset="the model's own",
+    ),
+    Option(
+        "interpolation",
+        "str",
+        "How images are resized.",
+        group=INPUT,
+        choices=INTERPOLATIONS,
+        unset="the model's own",
+    ),
+    Option(
+        "crop_mode",
+        "str",
+        "How images are cropped: center, squash (no regard to proportions), border.",
+        group=INPUT,
+        choices=CROP_MODES,
         unset="the model's own",
     ),
     Option(

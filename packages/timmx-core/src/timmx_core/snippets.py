@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from timmx_core.preprocessing import settled
 from timmx_core.results import Inspection
 
 RESAMPLING = {
@@ -39,11 +40,15 @@ def preprocessing_lines(inspection: Inspection) -> list[str]:
 
 def _resize(pre: dict[str, Any], height: int, width: int) -> list[str]:
     """timm's evaluation: resize so that `crop_pct` of the image remains, then crop the centre."""
-    mode, crop_pct = pre["crop_mode"], pre["crop_pct"]
-    filter_ = f"Image.Resampling.{RESAMPLING[pre['interpolation']]}"
+    interpolation, crop_pct, mode = settled(
+        pre["interpolation"], pre["crop_pct"], pre["crop_mode"]
+    )
+    filter_ = f"Image.Resampling.{RESAMPLING[interpolation]}"
     # A stranger's file may say anything, and beyond this no image can be resized.
     tall, wide = (math.floor(min(side / crop_pct, MOST_SIDE)) for side in (height, width))
     lines = [*_size_lines(mode, tall, wide), f"image = image.resize(size, {filter_})"]
+    if pre["crop_pct"] is None and pre["crop_mode"] is None:
+        return ["# the model does not say how its images are cropped: all of it is taken", *lines]
     if mode == "border":
         return lines + _framed_lines(pre["mean"], height, width)
     if crop_pct > 1:

@@ -6,7 +6,8 @@ verify itself; after that the same module is folded in place, and no second copy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,19 @@ from timmx_core import inputs, probes, weights
 from timmx_core import model as models
 from timmx_core.backend import Backend, ExportRequest, LoadedModel
 from timmx_core.capture import Capturer, example_batch
-from timmx_core.errors import ExportError, RequestError, first_line
+from timmx_core.errors import ExportError, ModelError, RequestError, TimmxError, first_line
 from timmx_core.initialisation import make_informative
 from timmx_core.measure import Reference
 from timmx_core.outputs import classes_index, specs, task_of
+from timmx_core.preprocessing import Preprocessing, settled
 from timmx_core.verification import make_references
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+# What timm's modules fold themselves with; the first that one has is called.
+FOLDING = ("fuse", "reparameterize", "switch_to_deploy")
 
 
 @dataclass
@@ -47,12 +52,34 @@ class Subject:
         ]
 
 
+@contextlib.contextmanager
+def blamed_on(model: str | torch.nn.Module) -> Iterator[None]:
+    """Whatever a model's own code raises, as one kind of error.
+
+    :raises ModelError: its cause is what the code raised, with the traceback.
+    """
+    try:
+        yield
+    except TimmxError:
+        raise
+    except Exception as error:
+        name = model if isinstance(model, str) else type(model).__name__
+        raise ModelError(
+            f"{name} cannot be built and run: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
 def make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> Subject:
     """Build the model, make the probes, take the references.
 
-    :raises ModelError: the model or its weights cannot be had.
+    :raises ModelError: the model or its weights cannot be had, or its own code fails.
     :raises RequestError: it does not take what was asked.
     """
+    with blamed_on(request.model):
+        return _make_subject(request, build_options)
+
+
+def _make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> Subject:
     shared = request.shared
     built = models.build(request.model, shared, build_options)
     chans, height, width = built.preprocessing.input_size
@@ -69,7 +96,8 @@ def make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> Su
     if built.weights["origin"] == "random":
         images = inputs.reference_input(pixels, built.preprocessing).to(device)
         make_informative(built.module, images, shared["seed"])
-    built.weights["sha256"] = weights.digest(built.module)
+    if "sha256" not in built.weights:
+        built.weights["sha256"] = weights.digest(built.module)
     if shared["probe_data"]:
         pixels = _with_images(pixels, Path(shared["probe_data"]), built)
     references = _references(built, pixels, shared["softmax"], device)
@@ -85,7 +113,20 @@ def load(
     backend: Backend,
     labels: tuple[str, ...] | None,
 ) -> LoadedModel:
-    """The model folded, and wrapped in the input contract less what the format absorbs."""
+    """The model folded, and wrapped in the input contract less what the format absorbs.
+
+    :raises ModelError: its own code fails.
+    """
+    with blamed_on(request.model):
+        return _load(subject, request, backend, labels)
+
+
+def _load(
+    subject: Subject,
+    request: ExportRequest,
+    backend: Backend,
+    labels: tuple[str, ...] | None,
+) -> LoadedModel:
     import torch
 
     built = subject.built
@@ -132,7 +173,9 @@ def _references(
             ) from error
         raise RequestError(
             f"{built.name} cannot run on {size}: {first_line(error)}",
-            "see its own size with: timmx info " + built.name,
+            "input_size=(C, H, W) is the size that its forward() takes"
+            if built.adopted
+            else f"see its own size with: timmx info {built.name}",
         ) from error
 
 
@@ -165,15 +208,18 @@ def _with_images(pixels: np.ndarray, folder: Path, built: models.BuiltModel) -> 
     return np.concatenate([pixels, probes.read_images(folder, height, width, chans, crop=crop)])
 
 
-def eval_crop(preprocessing: models.Preprocessing) -> Any:
+def eval_crop(preprocessing: Preprocessing) -> Any:
     """timm's evaluation transform without its last steps: a PIL image of the model's size."""
     from timm.data.transforms_factory import create_transform
 
+    interpolation, crop_pct, crop_mode = settled(
+        preprocessing.interpolation, preprocessing.crop_pct, preprocessing.crop_mode
+    )
     transform = create_transform(
         input_size=preprocessing.input_size,
-        interpolation=preprocessing.interpolation,
-        crop_pct=preprocessing.crop_pct,
-        crop_mode=preprocessing.crop_mode,
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
         mean=preprocessing.mean,
         std=preprocessing.std,
     )
@@ -193,7 +239,26 @@ def _fold(module: torch.nn.Module) -> None:
     In eval mode, since folding a module in train mode is another computation.
     """
     import torch
-    from timm.utils.model import reparameterize_model
 
     with torch.no_grad():
-        reparameterize_model(module, inplace=True)
+        _fold_children(module)
+
+
+def _fold_children(module: torch.nn.Module) -> None:
+    """As `timm.utils.reparameterize_model` does it, but for timm's own methods alone.
+
+    A user's child may have a method of such a name, which does something else.
+    """
+    for name, child in list(module.named_children()):
+        method = next((m for m in FOLDING if _is_timms(child, m)), None)
+        if method == "fuse":
+            child = child.fuse()  # type: ignore[operator]
+            setattr(module, name, child)
+        elif method is not None:
+            getattr(child, method)()
+        _fold_children(child)
+
+
+def _is_timms(module: torch.nn.Module, method: str) -> bool:
+    function = getattr(type(module), method, None)
+    return str(getattr(function, "__module__", "")).startswith("timm.")

@@ -145,7 +145,9 @@ def digest(model: torch.nn.Module) -> str:
     import torch
 
     total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    # A module may keep more than its numbers in there.
+    state: dict[str, Any] = {n: t for n, t in model.state_dict().items() if torch.is_tensor(t)}
+    for name, tensor in sorted(state.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         if flat.numel():

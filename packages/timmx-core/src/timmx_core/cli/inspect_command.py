@@ -99,7 +99,10 @@ def _model_text(model: dict[str, Any]) -> str:
 
 
 def _image_text(pre: dict[str, Any]) -> str:
-    return (
-        f"{pre['channels']} x {pre['height']} x {pre['width']}, {pre['interpolation']}, "
-        f"crop {pre['crop_pct']:g} ({pre['crop_mode']})"
-    )
+    size = f"{pre['channels']} x {pre['height']} x {pre['width']}"
+    said = [] if pre["interpolation"] is None else [pre["interpolation"]]
+    if pre["crop_pct"] is not None:
+        said.append(f"crop {pre['crop_pct']:g}")
+    text = ", ".join(said) or "resizing and cropping unknown"
+    mode = "" if pre["crop_mode"] is None else f" ({pre['crop_mode']})"
+    return f"{size}, {text}{mode}"

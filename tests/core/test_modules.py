@@ -46,7 +46,7 @@ def export(model: Any, folder: Path, backend: PocketBackend | None = None, **giv
 def saying(**configuration: Any) -> nn.Module:
     """A module that says this of its input."""
     module = tiny_cnn()
-    module.pretrained_cfg = {"input_size": INPUT_SIZE} | configuration
+    module.pretrained_cfg = {"input_size": INPUT_SIZE} | configuration  # type: ignore[assignment]
     return module
 
 
@@ -63,7 +63,7 @@ def saying(**configuration: Any) -> nn.Module:
             (3, 96, 64),
             "96x64",
         ),
-        (lambda: timm.create_model(TIMM_NAME, in_chans=1), (1, 160, 160), "1 channels"),
+        (lambda: timm.create_model(TIMM_NAME, in_chans=1), (1, 160, 160), "for 1 channel,"),
     ],
 )
 def test_a_timm_module_is_taken_at_its_own_size_and_channels(
@@ -77,7 +77,7 @@ def test_a_timm_module_is_taken_at_its_own_size_and_channels(
 
 def test_pixels_that_are_folded_into_channels_are_not_taken_for_channels() -> None:
     module = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 1), nn.AdaptiveAvgPool2d(1))
-    module.pretrained_cfg = {"input_size": INPUT_SIZE}
+    module.pretrained_cfg = {"input_size": INPUT_SIZE}  # type: ignore[assignment]
     assert built(module).preprocessing.input_size == INPUT_SIZE
 
 

@@ -136,21 +136,22 @@ def _size(
     notes = []
     own = _own_size(module)
     if own is not None and own != (height, width):
-        notes.append(_contradiction("an input of {}x{}", own, (height, width)))
+        notes.append(_contradiction(f"{own[0]}x{own[1]}", f"{height}x{width}"))
         height, width = own
     if asked_chans is not None:
         return (int(asked_chans), height, width), notes
     own_chans = _own_channels(module, config.get("first_conv"), (chans, height, width))
     if own_chans != chans:
-        notes.append(_contradiction("{} channels", (own_chans,), (chans,)))
+        notes.append(_contradiction(_count(own_chans), _count(chans)))
     return (own_chans, height, width), notes
 
 
-def _contradiction(text: str, own: tuple[int, ...], stated: tuple[int, ...]) -> str:
-    return (
-        f"the model is built for {text.format(*own)}, and its configuration says "
-        f"{text.format(*stated)}: the model is right"
-    )
+def _contradiction(own: str, stated: str) -> str:
+    return f"the model is built for {own}, and its configuration says {stated}: {own} is taken"
+
+
+def _count(chans: int) -> str:
+    return "1 channel" if chans == 1 else f"{chans} channels"
 
 
 def _own_size(module: torch.nn.Module) -> tuple[int, int] | None:

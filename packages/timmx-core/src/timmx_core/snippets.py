@@ -40,9 +40,7 @@ def preprocessing_lines(inspection: Inspection) -> list[str]:
 
 def _resize(pre: dict[str, Any], height: int, width: int) -> list[str]:
     """timm's evaluation: resize so that `crop_pct` of the image remains, then crop the centre."""
-    interpolation, crop_pct, mode = settled(
-        pre["interpolation"], pre["crop_pct"], pre["crop_mode"]
-    )
+    interpolation, crop_pct, mode = settled(pre["interpolation"], pre["crop_pct"], pre["crop_mode"])
     filter_ = f"Image.Resampling.{RESAMPLING[interpolation]}"
     # A stranger's file may say anything, and beyond this no image can be resized.
     tall, wide = (math.floor(min(side / crop_pct, MOST_SIDE)) for side in (height, width))

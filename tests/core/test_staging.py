@@ -15,8 +15,9 @@ import pytest
 from filelock import FileLock
 
 from timmx_core.errors import OutputError
+from timmx_core.ownership import Naming
 from timmx_core.publishing import publish as publish_
-from timmx_core.publishing import put, record_path, remove_stale
+from timmx_core.publishing import put
 from timmx_core.staging import LOCK, PREFIX, Staging, remove_dead
 
 HOLD = """
@@ -164,7 +165,14 @@ def staged(tmp_path: Path) -> Path:
 
 def publish(staged: Path, target: Path, *, overwrite: bool = False) -> None:
     companions = (staged / "model.bin",)
-    publish_(staged / "model.x", companions, staged / "record.json", target, overwrite=overwrite)
+    publish_(
+        staged / "model.x",
+        companions,
+        staged / "record.json",
+        target,
+        naming=Naming((".bin",)),
+        overwrite=overwrite,
+    )
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -191,8 +199,8 @@ def test_nothing_is_replaced_without_leave(staged: Path, tmp_path: Path, existin
     assert contents(tmp_path) == {existing: "old"}
 
 
-def test_all_is_replaced_with_leave(staged: Path, tmp_path: Path) -> None:
-    for name in NEW:
+def test_the_file_and_its_record_are_replaced_with_leave(staged: Path, tmp_path: Path) -> None:
+    for name in ("model.x", "model.x.timmx.json"):
         (tmp_path / name).write_text("old")
     publish(staged, tmp_path / "model.x", overwrite=True)
     assert contents(tmp_path) == NEW
@@ -270,16 +278,3 @@ def test_a_folder_is_exchanged_in_one_step(tmp_path: Path) -> None:
         watcher.join()
     assert (target / "weights").read_text() == "199"
     assert not missing
-
-
-def test_stale_companions_of_the_old_file_go_and_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "sub" / "model.x"
-    target.parent.mkdir()
-    outside = tmp_path / "precious"
-    for path in (target, target.parent / "old.bin", target.parent / "kept.bin", outside):
-        path.write_text("x")
-    old = ["model.x", "old.bin", "kept.bin", "../precious", str(outside)]
-    remove_stale(target, old, ["model.x", "kept.bin"])
-    assert sorted(p.name for p in target.parent.iterdir()) == ["kept.bin", "model.x"]
-    assert outside.exists()
-    assert record_path(target).name == "model.x.timmx.json"

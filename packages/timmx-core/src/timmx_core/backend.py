@@ -266,6 +266,7 @@ class Backend(ABC):
     refuses: Mapping[str, str] = {}  # shared option -> why; hidden from help
     folder_suffixes: tuple[str, ...] = ()  # those of `suffixes` whose primary is a folder
     companion_suffixes: tuple[str, ...] = ()  # of companions that share the primary's stem
+    hashed_companion_suffixes: tuple[str, ...] = ()  # after <stem>-<8 digits of its own sha256>
     derives: tuple[str, ...] = ()  # formats that `export` goes through, with `Context.derive`
     implies: Mapping[str, Mapping[str, Any]] = {}  # an option that is given -> others it sets
     requires: tuple[str, ...] = ()  # distributions it imports: doctor, and the manifest's versions

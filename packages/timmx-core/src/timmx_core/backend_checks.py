@@ -66,7 +66,11 @@ def _check_facts(backend: Any) -> None:
     suffixes = getattr(backend, "suffixes", None)
     if not isinstance(suffixes, tuple) or not suffixes:
         raise InvalidBackendError("suffixes is not a tuple with at least one suffix")
-    for suffix in (*suffixes, *backend.companion_suffixes):
+    for suffix in (
+        *suffixes,
+        *backend.companion_suffixes,
+        *backend.hashed_companion_suffixes,
+    ):
         if not isinstance(suffix, str) or not re.fullmatch(r"\.[^/\\\s]+", suffix):
             raise InvalidBackendError(f"suffix {suffix!r} does not begin with a dot")
     if not set(backend.folder_suffixes) <= set(suffixes):

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from timmx_core import options
 from timmx_core.backend import Artifact, Backend, Context, ExportRequest, LoadedModel, TensorSpec
 from timmx_core.errors import ExportError
+from timmx_core.ownership import Naming
 from timmx_core.progress import Stopwatch
+from timmx_core.records import sha256
 from timmx_core.shared_options import CALIBRATION_OPTIONS
 
 if TYPE_CHECKING:
@@ -119,6 +121,13 @@ def check_artifact(artifact: Artifact, backend: Backend, staging: Path) -> None:
     for path in (artifact.primary, *artifact.companions):
         if not path.exists() or not path.resolve().is_relative_to(staging.resolve()):
             raise ExportError(f"the plugin did not leave {path.name} in its staging folder")
+    naming = Naming.of(backend)
+    for path in artifact.companions:
+        if not naming.fits(artifact.primary, path.name, sha256(path)):
+            raise ExportError(
+                f"the plugin left the companion {path.name}, whose name follows neither from "
+                "companion_suffixes nor from hashed_companion_suffixes"
+            )
     if artifact.primary.suffix not in backend.suffixes:
         raise ExportError(
             f"the plugin left {artifact.primary.name}, and its format is written to "

@@ -10,7 +10,7 @@ from typing import Any
 from timmx_core import manifest as manifests
 from timmx_core.backend import Backend
 from timmx_core.errors import ArtifactError, first_line
-from timmx_core.publishing import read_record, record_path, sha256
+from timmx_core.records import read_record, record_path, sha256
 from timmx_core.results import Inspection
 
 MOST_MEMBERS = 10_000
@@ -138,7 +138,7 @@ def _changed(path: Path, record: Mapping[str, Any]) -> list[str]:
         raise ArtifactError(f"the record lists more than {MOST_MEMBERS} files")
     folder = path.parent.resolve()
     places = {name: _member(folder, name) for name in record["members"]}
-    primary = _name_in(record, path)
+    primary = name_in(record, path)
     if primary is None:
         return [f"the record beside {path.name} is of other files"]
     for name, digest in record["members"].items():
@@ -157,7 +157,7 @@ def _changed(path: Path, record: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _name_in(record: Mapping[str, Any], path: Path) -> str | None:
+def name_in(record: Mapping[str, Any], path: Path) -> str | None:
     """What the record calls the file or folder that it stands beside: both may have been renamed.
 
     Or a changed copy would be taken for the original that still lies next to it.

@@ -18,6 +18,7 @@ from timmx_core.errors import ExportError, TimmxError, VerificationError, first_
 from timmx_core.garbage import seldom_collected
 from timmx_core.interrupts import held_back
 from timmx_core.labels import IMAGENET, check_count, check_labels, read_labels
+from timmx_core.ownership import Naming
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.results import ExportResult, Verdict
 from timmx_core.staging import Staging, output_error
@@ -273,6 +274,7 @@ class _Export:
                 artifact.companions,
                 record_file,
                 self.target,
+                naming=Naming.of(self.backend),
                 overwrite=self.request.shared["overwrite"],
             )
             self.staging.published = True

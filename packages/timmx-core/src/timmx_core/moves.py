@@ -1,8 +1,8 @@
 """Moving several files into place as if it were one step: what fails half-way is taken back.
 
 A journal beside the staged files says what is going where, so that the next run can take back what
-a SIGKILL interrupted. Files are known again by their inodes: nothing is touched that was not put
-there by the moves themselves.
+a SIGKILL interrupted. Files are known again by their inodes, sizes and times, since a freed inode
+is given to the next file: nothing is touched that was not put there by the moves themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ class Moves:
     def __init__(self, pairs: Sequence[tuple[Path, Path]]) -> None:
         self.staging = pairs[-1][0].parent
         self.folder = pairs[-1][1].parent
-        self._inodes = {place.name: _inode(source) for source, place in pairs}
+        self._identities = {place.name: _identity(source) for source, place in pairs}
         self._sources = {place.name: source for source, place in pairs}
 
     def prepare(self) -> None:
@@ -46,7 +47,7 @@ class Moves:
             if os.path.lexists(place) and not source.is_dir():
                 _second_name(place, aside / name)
         steps = [
-            {"name": name, "source": source.name, "inode": self._inodes[name]}
+            {"name": name, "source": source.name, "identity": self._identities[name]}
             for name, source in self._sources.items()
         ]
         (aside / JOURNAL).write_text(json.dumps(steps), encoding="utf-8")
@@ -55,7 +56,7 @@ class Moves:
         """Put everything back as it was before the first move."""
         for name in reversed(self._sources):
             place = self.folder / name
-            if _inode(place) != self._inodes[name] or self._inodes[name] is None:
+            if _identity(place) != self._identities[name] or self._identities[name] is None:
                 continue  # not moved yet, or somebody else's by now
             # Whatever cannot be put back does not stop the rest from it.
             with contextlib.suppress(OSError):
@@ -69,23 +70,27 @@ class Moves:
                 steps = json.loads(file.read(MOST_JOURNAL))
             pairs = [(staging / s["source"], staging.parent / s["name"]) for s in steps]
             moves = cls(pairs)
-            moves._inodes = {s["name"]: tuple(s["inode"]) for s in steps}
+            moves._identities = {s["name"]: tuple(s["identity"]) for s in steps}
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return  # killed before anything was moved
         names = [name for s in steps for name in (s["name"], s["source"])]
         if any(Path(name).name != name for name in names):
             return
         primary = pairs[-1][1]
-        if _inode(primary) != moves._inodes[primary.name]:
+        if _identity(primary) != moves._identities[primary.name]:
             moves.undo()
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What a rename leaves as it is. Of a folder the inode, since its time may be of the rename."""
     try:
         status = path.lstat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    same = (status.st_dev, status.st_ino)
+    if stat.S_ISDIR(status.st_mode):
+        return same
+    return (*same, status.st_size, status.st_mtime_ns)
 
 
 def _second_name(path: Path, name: Path) -> None:

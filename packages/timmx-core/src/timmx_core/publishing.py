@@ -8,60 +8,30 @@ two runs, where a system can neither lock a folder nor undo, shows in the record
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from timmx_core import manifest as manifests
-from timmx_core.errors import ArtifactError, OutputError, TimmxError
-from timmx_core.moves import Moves, locked, put
+from timmx_core import ownership
+from timmx_core.errors import OutputError
+from timmx_core.moves import Moves, check_kind, locked, put
+from timmx_core.records import RECORD_SUFFIX, read_record, record_path, sha256
 from timmx_core.staging import output_error
 
-RECORD_SUFFIX = ".timmx.json"
-CHUNK = 1 << 20
-
-
-def record_path(primary: Path) -> Path:
-    """`model.onnx` has its record in `model.onnx.timmx.json`."""
-    return primary.with_name(primary.name + RECORD_SUFFIX)
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record beside a file; None where there is none.
-
-    :raises ArtifactError: it is there and broken.
-    """
-    if not path.name:
-        return None  # "." and "/"
-    beside = record_path(path)
-    if not os.path.lexists(beside):
-        return None
-    if not beside.is_file():
-        raise ArtifactError(f"the record {beside} is no file")  # a pipe would be read for ever
-    try:
-        with beside.open("rb") as file:
-            data = file.read(manifests.MOST_BYTES + 1)
-    except OSError as error:
-        raise ArtifactError(f"cannot read the record {beside}: {error.strerror}") from None
-    try:
-        return manifests.parse(data, "record")
-    except ArtifactError as error:
-        raise ArtifactError(
-            f"{beside}: {error.message}", error.hint or "take it again from where it was exported"
-        ) from None
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+__all__ = [
+    "RECORD_SUFFIX",
+    "files_of",
+    "keep",
+    "member_digests",
+    "publish",
+    "put",
+    "read_record",
+    "record_path",
+    "sha256",
+    "size_of",
+]
 
 
 def member_digests(primary: Path, companions: Iterable[Path]) -> dict[str, str]:
@@ -85,31 +55,25 @@ def size_of(paths: Iterable[Path]) -> int:
     return sum(file.stat().st_size for path in paths for file in files_of(path))
 
 
-def check_target(target: Path, companions: Iterable[Path], overwrite: bool) -> None:
-    """Refuse what would be lost.
-
-    :raises OutputError: one of them exists, and `overwrite` is not set.
-    """
-    for path in (target, *companions):
-        if os.path.lexists(path) and not overwrite:
-            raise OutputError(f"{path} exists already", "replace it with --overwrite, or choose -o")
-
-
 def publish(
     primary: Path,
     companions: tuple[Path, ...],
     record: Path,
     target: Path,
     *,
+    naming: ownership.Naming,
     overwrite: bool,
 ) -> tuple[Path, ...]:
     """Move staged files to their places: all of them, or none.
 
-    Companions of a file that is replaced go, where the new one has none of that name. One run at a
-    time does so in a folder, where the system can lock one.
+    Companions of a file that is replaced go, where the new one has none of that name; what is not
+    provably its own stays, and is not replaced either. One run at a time does so in a folder, where
+    the system can lock one.
 
+    :param naming: how the format names companions.
     :return: where the companions are now.
-    :raises OutputError: a target exists, or cannot be written; then all is as it was.
+    :raises OutputError: a target exists, belongs to another file, or cannot be written; then all
+        is as it was.
     """
     folder = target.parent
     places = tuple(folder / companion.name for companion in companions)
@@ -117,8 +81,10 @@ def publish(
     last = [(record, record_path(target)), (primary, target)]
     try:
         with locked(folder):
-            check_target(target, places, overwrite)
-            old = _members(target)
+            check_kind(primary, target)
+            new = [place for source, place in pairs if not ownership.same(source, place)]
+            ownership.check_places(target, new, naming, overwrite=overwrite)
+            old = ownership.removable(target, naming, places)
             moves = Moves([*pairs, *last])
             moves.prepare()
             try:
@@ -129,7 +95,9 @@ def publish(
             except BaseException:
                 moves.undo()
                 raise
-            remove_stale(target, old, [target.name, *(place.name for place in places)])
+            for path in old:
+                with contextlib.suppress(OSError):
+                    path.unlink()
     except FileExistsError:
         raise OutputError(
             f"{target} exists already", "replace it with --overwrite, or choose -o"
@@ -137,27 +105,6 @@ def publish(
     except OSError as error:
         raise output_error(error, target) from None
     return places
-
-
-def _members(target: Path) -> list[str]:
-    """What the record of an earlier file lists; nothing where there is no readable record."""
-    try:
-        record = read_record(target)
-    except TimmxError:
-        return []
-    return list(record["members"]) if record is not None else []
-
-
-def remove_stale(target: Path, old_members: Iterable[str], new_members: Iterable[str]) -> None:
-    """After a replacement, remove companions of the old file that the new one does not have.
-
-    Only plain names beside the target, as its old record lists them.
-    """
-    for name in set(old_members) - set(new_members):
-        path = target.parent / name
-        if Path(name).name == name and path != target and path.is_file():
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def keep(primary: Path, companions: tuple[Path, ...], record: Path, folder: Path) -> Path:

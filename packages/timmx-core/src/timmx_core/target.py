@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmx_core.backend import Backend, ExportRequest
-from timmx_core.errors import ArtifactError, OutputError, RequestError
-from timmx_core.inspection import read_embedded
-from timmx_core.publishing import record_path
+from timmx_core.errors import OutputError, RequestError
+from timmx_core.ownership import Naming, check_places
+from timmx_core.records import record_path
 from timmx_core.staging import output_error
 
 if TYPE_CHECKING:
@@ -77,29 +77,13 @@ def _check(backend: Backend, path: Path, overwrite: bool, output: str | None) ->
             f"{backend.name} writes {written}, not {path.suffix or path.name}",
             f"-o {path.name.removesuffix(path.suffix)}{backend.suffixes[0]}",
         )
-    for place in (path, *(path.with_suffix(suffix) for suffix in backend.companion_suffixes)):
-        if os.path.lexists(place) and not overwrite:
-            raise OutputError(
-                f"{place} exists already", "replace it with --overwrite, or choose -o"
-            )
+    naming = Naming.of(backend)
+    if not overwrite:
+        check_places(path, naming.certain(path), naming, overwrite=False)
     if directory and path.suffix not in backend.folder_suffixes:
         raise OutputError(f"{path} is a directory", "choose another place with -o PATH")
-    if directory and not _is_ours(backend, path):
-        raise OutputError(
-            f"{path} is a folder that timmx did not write",
-            "remove it yourself, or choose another place with -o",
-        )
+    check_places(path, naming.certain(path), naming, overwrite=overwrite)
     if path.parent.exists() and not path.parent.is_dir():
         raise OutputError(f"{path.parent} is not a folder", "choose another place with -o PATH")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise OutputError(f"no permission to write to {path.parent}", "choose another -o")
-
-
-def _is_ours(backend: Backend, folder: Path) -> bool:
-    """Whether replacing a folder loses nothing but an artifact: who knows what else lies in one."""
-    if record_path(folder).is_file() or not any(folder.iterdir()):
-        return True
-    try:
-        return read_embedded(folder, backend) is not None
-    except ArtifactError:
-        return False

@@ -154,12 +154,18 @@ def exit_code(jobs: Sequence[Job]) -> int:
 
 
 def _file_names(model: str, backends: Mapping[str, Backend]) -> dict[str, str]:
-    """A name for each file; formats with one suffix get their own name into it."""
+    """A name for each file; formats that would write one name get their own name into theirs."""
     stem = default_name(model)
-    suffixes = [backend.suffixes[0] for backend in backends.values()]
+    kinds = {
+        # Of companions with a digest in their name, equal names have equal bytes.
+        name: {backend.suffixes[0], *backend.companion_suffixes}
+        for name, backend in backends.items()
+    }
     return {
-        name: f"{stem}.{name}{suffix}" if suffixes.count(suffix) > 1 else f"{stem}{suffix}"
-        for name, suffix in zip(backends, suffixes, strict=True)
+        name: f"{stem}.{name}{backend.suffixes[0]}"
+        if any(kinds[name] & kinds[other] for other in backends if other != name)
+        else f"{stem}{backend.suffixes[0]}"
+        for name, backend in backends.items()
     }
 
 

@@ -30,6 +30,7 @@ class OnnxBackend(Backend):
     name = "onnx"
     help = "ONNX, for onnxruntime and many others."
     suffixes = (".onnx",)
+    hashed_companion_suffixes = (metadata.DATA_SUFFIX,)
     precisions = (
         Precision("fp32", "float32", "float32", floor_db=80.0),
         Precision("fp16", "float16", "float16", floor_db=30.0),

@@ -13,6 +13,7 @@ from pathlib import Path
 from timmx_onnx.wire import BYTES, Field, WireError, WireReader, bytes_field
 
 KEY = "timmx"
+DATA_SUFFIX = ".onnx.data"  # of a file of external weights
 MAX_MANIFEST = 64 << 20
 MAX_TEXT = 1 << 16  # a key, a domain, a file name
 MAX_DEPTH = 32  # of graphs within graphs

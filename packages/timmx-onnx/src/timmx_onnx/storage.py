@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from timmx_core.errors import RequestError
-from timmx_onnx.metadata import MODEL_GRAPH
+from timmx_onnx.metadata import DATA_SUFFIX, MODEL_GRAPH
 from timmx_onnx.wire import bytes_header
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _write_data(weights: list[Any], primary: Path) -> _Data:
                 digest.update(chunk)
             places.append((tensor, (offset + padding, tensor.nbytes)))
             offset += padding + tensor.nbytes
-    final = primary.with_name(f"{primary.stem}-{digest.hexdigest()[:8]}.onnx.data")
+    final = primary.with_name(f"{primary.stem}-{digest.hexdigest()[:8]}{DATA_SUFFIX}")
     partial.replace(final)
     return _Data(final, places)
 

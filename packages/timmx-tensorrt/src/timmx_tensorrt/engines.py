@@ -19,6 +19,7 @@ from timmx_core.backend import (
     Runner,
 )
 from timmx_core.errors import ArtifactError, CannotRunHere, RequestError, VerificationError
+from timmx_onnx.metadata import DATA_SUFFIX
 from timmx_tensorrt import gpu
 from timmx_tensorrt.library import Library
 from timmx_tensorrt.settings import Settings
@@ -74,6 +75,7 @@ class EngineBackend(Backend):
     """A format of engines that are built from ONNX."""
 
     suffixes = (".engine", ".plan", ONNX)
+    hashed_companion_suffixes = (DATA_SUFFIX,)  # of --onnx-only
     precisions = PRECISIONS
     derives = ("onnx",)
     library: Library

@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from timmx_core.plugins import PluginManager
 
 PROTOCOL = 1  # of argv, exit codes and the JSON between a host and an environment
-NAMES = ("suffixes", "folder_suffixes", "companion_suffixes", "derives", "requires")
+NAMES = (
+    "suffixes",
+    "folder_suffixes",
+    "companion_suffixes",
+    "hashed_companion_suffixes",
+    "derives",
+    "requires",
+)
 
 
 def describe_environment(manager: PluginManager) -> dict[str, Any]:
@@ -96,6 +103,7 @@ class DescribedBackend(Backend):
         self.suffixes = tuple(data["suffixes"])
         self.folder_suffixes = tuple(data["folder_suffixes"])
         self.companion_suffixes = tuple(data["companion_suffixes"])
+        self.hashed_companion_suffixes = tuple(data["hashed_companion_suffixes"])
         self.derives = tuple(data["derives"])
         self.requires = tuple(data["requires"])
         self.absorbs = frozenset(data["absorbs"])

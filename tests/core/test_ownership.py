@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def install(template: dict[str, Any], target: Path, *, run: str, overwrite: bool
 def state(folder: Path) -> dict[str, bytes | str]:
     """Every entry of a folder, with what it holds or leads to."""
     return {
-        path.name: os.readlink(path) if path.is_symlink() else path.read_bytes()
+        path.name: str(path.readlink()) if path.is_symlink() else path.read_bytes()
         for path in sorted(folder.iterdir())
     }
 
@@ -181,9 +180,9 @@ class World:
             ruled = path.name == target.stem + ".bin" or (
                 path.name.startswith(target.stem + "-") and path.suffix == ".data"
             )
-            if ruled and path.is_file() and not path.is_symlink() and path.name not in others:
-                if members.get(path.name) == sha256(path.read_bytes()):
-                    names.add(path.name)
+            own = ruled and path.is_file() and not path.is_symlink() and path.name not in others
+            if own and members.get(path.name) == sha256(path.read_bytes()):
+                names.add(path.name)
         return names
 
 
@@ -393,7 +392,7 @@ def test_a_folder_with_a_file_that_its_record_does_not_know_is_not_replaced(
 
 
 @pytest.fixture
-def interrupted(folder: Path) -> Iterator[Path]:
+def interrupted(folder: Path) -> Path:
     """A run that was killed when its companion was in place and its primary was not."""
     staging = folder / ".timmx-staging-1-0"
     staging.mkdir()
@@ -408,7 +407,7 @@ def interrupted(folder: Path) -> Iterator[Path]:
     )
     moves.prepare()
     put(staging / "a.bin", folder / "a.bin", overwrite=False)
-    yield staging
+    return staging
 
 
 def test_what_a_killed_run_put_in_place_is_taken_back(interrupted: Path, folder: Path) -> None:

@@ -148,7 +148,7 @@ def _ask_timm() -> list[str]:
 
 
 def _python_of_timm() -> list[str]:
-    """Whose timm it is that was found: its Python, which looks for nothing in the working folder."""
+    """The Python that timm was found for; it looks for nothing in the working folder."""
     from timmx_core.plugins import get_manager
 
     folder = timm_folder()

@@ -22,6 +22,8 @@ REASONS = {
     "TestWrongDtype": "float64",
     "TestHeavyImport": "numpy",
     "TestNotEmbedding": "cannot be read back",
+    "TestNoDigest": "implement Backend.content_digest",
+    "TestDigestOfAll": "embedding the manifest changed more of the file",
     "TestCollidingOption": "'verify' is one of core's own",
     "TestOldContract": "it speaks version 0 of the plugin contract, and timmx-core version 1",
     "TestOddReport": "report",

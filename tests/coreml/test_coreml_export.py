@@ -14,6 +14,7 @@ import torch
 
 import timmx_core
 from timmx_core.errors import ExportError, OutputError, RequestError
+from timmx_core.inspection import CHANGED
 from timmx_core.labels import unique_labels
 from timmx_coreml.mil import load
 from timmx_coreml.mil.package import Package
@@ -33,6 +34,28 @@ def exported(
 def description(result: timmx_core.ExportResult) -> Any:
     assert result.path is not None
     return Package(result.path).description()
+
+
+@pytest.mark.parametrize("name", ["model.mlpackage", "model.mlmodel"])
+def test_saved_again_a_model_computes_the_same(tmp_path: Path, name: str) -> None:
+    """By coremltools, which orders maps anew, with an author and a description."""
+    from coremltools.models import MLModel
+
+    kind = {"convert_to": "neuralnetwork"} if name.endswith(".mlmodel") else {}
+    result = exported(tmp_path, name=name, precision="fp32", verify=False, **kind)
+    model = MLModel(str(result.path), skip_model_load=True)
+    model.author, model.short_description = "me", "a model"
+    model.input_description["input"] = "an image"
+    model.user_defined_metadata["licence of the images"] = "none"
+    again = tmp_path / "again" / name
+    again.parent.mkdir()
+    model.save(str(again))
+    assert timmx_core.inspect(again).problems == ()
+    largest = max((p for p in again.rglob("*.bin")), default=again, key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    assert timmx_core.inspect(again).problems == (CHANGED,)
 
 
 def test_the_default_is_fp16_for_ios16_and_verified(tmp_path: Path) -> None:

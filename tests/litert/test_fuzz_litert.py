@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import flatbuffers
@@ -46,6 +47,18 @@ def test_an_archive_is_replaced_and_not_doubled(good: Path) -> None:
     assert good.read_bytes() == before
 
 
+def test_labels_are_those_of_the_manifest(good: Path) -> None:
+    """They lie behind the model, where other programs look for them."""
+    path = good.with_name("labelled.tflite")
+    path.write_bytes(a_model("min_runtime_version", container.MARK))
+    assert LiteRTBackend().content_digest(path) == LiteRTBackend().content_digest(good)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(container.MANIFEST, MANIFEST)
+        archive.writestr(container.LABELS, "dog\ncat\n")
+    with pytest.raises(ArtifactError, match="the labels of the manifest"):
+        LiteRTBackend().content_digest(path)
+
+
 def test_a_file_of_others_has_no_manifest(tmp_path: Path) -> None:
     """Also where an archive with such a file follows, which nobody has announced."""
     path = tmp_path / "other.tflite"
@@ -62,5 +75,6 @@ def test_damaged_files_are_read_or_refused(good: Path, data: st.DataObject) -> N
     path.write_bytes(data.draw(damaged(good.read_bytes())))
     try:
         LiteRTBackend().read(path)
+        LiteRTBackend().content_digest(path)
     except ArtifactError as error:
         assert "\n" not in error.message  # noqa: PT017 (either is right)

@@ -20,6 +20,7 @@ from testdata import Photograph
 
 import timmx_core
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
+from timmx_core.inspection import CHANGED
 from timmx_onnx import metadata, opsets, storage
 from timmx_onnx.backend import OnnxBackend
 
@@ -159,6 +160,45 @@ def test_attention_is_one_node_at_the_default_opset(tmp_path: Path) -> None:
     model = Head(lambda x: attention(x, x, x).mean((2, 3))).eval()
     result = exported(tmp_path, model, input_size=(3, 16, 16))
     assert "Attention" in {node.op_type for node in onnx.load(result.path).graph.node}
+
+
+@pytest.mark.parametrize("external", ["never", "always"])
+def test_saved_again_a_model_computes_the_same(tmp_path: Path, external: str) -> None:
+    """By onnx, which orders fields anew, with metadata, and with its weights elsewhere."""
+    result = exported(tmp_path, "test_resnet", external_data=external, verify=False)
+    assert result.path is not None
+    model = onnx.load(result.path)
+    model.metadata_props.add(key="author", value="me")
+    model.producer_name, model.graph.doc_string = "mine", "a comment"
+    folder = tmp_path / "again"
+    folder.mkdir()
+    moved = external == "never"
+    onnx.save(
+        onnx.shape_inference.infer_shapes(model),
+        folder / "mine.onnx",
+        save_as_external_data=moved,
+        location="mine.data",
+        size_threshold=0,
+    )
+    assert timmx_core.inspect(folder / "mine.onnx").problems == ()
+    weights = folder / ("mine.data" if moved else "mine.onnx")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    assert timmx_core.inspect(folder / "mine.onnx").problems == (CHANGED,)
+
+
+def test_weights_elsewhere_are_not_read(tmp_path: Path) -> None:
+    result = exported(tmp_path, "test_resnet", external_data="always", verify=False)
+    assert result.path is not None
+    model = onnx.load(result.path, load_external_data=False)
+    for location in ("../elsewhere", "/etc/passwd", "a/../../elsewhere", ""):
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = location if entry.key == "location" else entry.value
+        onnx.save(model, result.path)
+        with pytest.raises(ArtifactError, match="outside of its folder"):
+            OnnxBackend().content_digest(result.path)
 
 
 def test_external_data_lie_beside_the_file_under_a_name_of_their_content(tmp_path: Path) -> None:

@@ -170,6 +170,24 @@ class TestNotEmbedding(Faulty):
     expected = ("test_the_plain_export_works",)
 
 
+class TestNoDigest(Faulty):
+    backend = faulty.NoDigest
+    expected = ("test_what_it_computes_has_a_digest",)
+
+
+class TestDigestOfAll(Faulty):
+    backend = faulty.DigestOfAll
+    expected = ("test_the_plain_export_works",)
+
+
+class TestDigestOfGraph(Faulty):
+    backend = faulty.DigestOfGraph
+    expected = (
+        "test_changed_weights_are_found[fp32]",
+        "test_changed_weights_are_found[fp16]",
+    )
+
+
 class TestRaisesOnForeign(Faulty):
     backend = faulty.RaisesOnForeign
     expected = (

@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocket_format import MANIFEST, PocketBackend, PocketRunner
+from pocket_format import MANIFEST, WEIGHTS, PocketBackend, PocketRunner
 
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel, Option, Runner
+from timmx_core.content import ContentDigest
 from timmx_core.errors import CannotRunHere, MissingDependency
+from timmx_core.publishing import sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -278,6 +280,29 @@ class NotEmbedding(PocketBackend):
 
     def embed(self, artifact: Artifact, manifest: bytes) -> bool:
         return True
+
+
+class NoDigest(NotRunning):
+    """Has a manifest in the file, and nothing that tells of weights which are changed later."""
+
+    def content_digest(self, path: Path) -> str | None:
+        return None
+
+
+class DigestOfAll(NotRunning):
+    """Counts the manifest in."""
+
+    def content_digest(self, path: Path) -> str | None:
+        return sha256(path)
+
+
+class DigestOfGraph(NotRunning):
+    """Leaves the weights out."""
+
+    def content_digest(self, path: Path) -> str | None:
+        digest = ContentDigest()
+        digest.add_archive(path, without={MANIFEST, WEIGHTS})
+        return digest.hexdigest()
 
 
 class RaisesOnForeign(NotRunning):

@@ -23,6 +23,7 @@ from timmx_core.backend import (
     Precision,
     Runner,
 )
+from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError, ExportError, RequestError
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ class PocketBackend(Backend):
             if path.suffix in self.suffixes:
                 raise ArtifactError(f"{path.name} is not a pocket file: {error}") from error
             return None
+
+    def content_digest(self, path: Path) -> str | None:
+        digest = ContentDigest()
+        digest.add_archive(path, without={MANIFEST})
+        return digest.hexdigest()
 
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         names = [output["name"] for output in manifest["outputs"]]

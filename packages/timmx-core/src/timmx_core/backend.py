@@ -322,6 +322,17 @@ class Backend(ABC):
         """
         return None
 
+    def content_digest(self, path: Path) -> str | None:
+        """sha256 of what the file computes: all of it and of its companions but the manifest.
+
+        `embed` leaves it as it is, and so does another name of the file. Bounded; runs nothing of
+        the file, imports no converter; `timmx_core.content` has the means. None: the format has
+        none, and a weight that was changed later shows only where it moves the output enough.
+
+        :raises ArtifactError: a part is missing, or cannot be read.
+        """
+        return None
+
     def snippet(self, manifest: Mapping[str, Any]) -> str | None:
         """Lines of Python that run the file in its runtime, for `timmx inspect --snippet python`.
 

@@ -14,6 +14,7 @@ from timmx_core.records import read_record, record_path, sha256
 from timmx_core.results import Inspection
 
 MOST_MEMBERS = 10_000
+CHANGED = "the weights or the graph were changed after the export"
 
 
 def inspect_file(path: Path, backends: Collection[Backend]) -> Inspection:
@@ -41,6 +42,9 @@ def inspect_file(path: Path, backends: Collection[Backend]) -> Inspection:
             else "it was not made by timmx, or its plugin is not installed: timmx plugins list",
         )
     intact, problems = _compare_with_record(path, manifest, record)
+    changed = _content_problem(path, manifest, backends)
+    if changed:
+        intact, problems = False, [*problems, changed]
     return Inspection(
         path=path,
         format=manifest["format"],
@@ -107,6 +111,22 @@ def read_embedded(path: Path, backend: Backend) -> bytes | None:
     except Exception as error:
         reason = first_line(error)
         raise ArtifactError(f"{path} cannot be read as {backend.name}: {reason}") from error
+
+
+def _content_problem(path: Path, manifest: Mapping[str, Any], backends: Iterable[Backend]) -> str:
+    """Where the file computes something else than when it was made; empty where it does not.
+
+    Files of older versions, and of formats that are not installed, have nothing to compare.
+    """
+    wanted = manifest.get("content_sha256")
+    backend = next((b for b in backends if b.name == manifest["format"]), None)
+    if wanted is None or backend is None:
+        return ""
+    try:
+        found = backend.content_digest(path)
+    except Exception as error:  # noqa: BLE001 - whatever a plugin stumbles over in a broken file
+        return f"what the file computes cannot be read: {first_line(error)}"
+    return CHANGED if found not in (None, wanted) else ""
 
 
 def changed_members(path: Path) -> list[str]:

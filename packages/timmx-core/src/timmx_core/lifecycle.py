@@ -145,6 +145,7 @@ class _Export:
                 self._note(warning)
             manifest = self._manifest(subject, loaded, artifact, context)
             self._embed(artifact, manifest)
+            self._check_content(artifact, manifest)
         with self.watch.stage(VERIFY):
             verdict = self._verify(subject, loaded, artifact, worker)
         with self.watch.stage(PUBLISH):
@@ -201,7 +202,19 @@ class _Export:
             loaded.labels,
             manifests.versions_of(distributions),
             context.calibration_report,
+            self._content_digest(artifact),
         )
+
+    def _content_digest(self, artifact: Artifact) -> str | None:
+        try:
+            return self.backend.content_digest(artifact.primary)
+        except (TimmxError, OSError):
+            raise
+        except Exception as error:
+            raise ExportError(
+                f"{self.backend.name} could not read the file that it made: "
+                f"{first_line(error, 300)}"
+            ) from error
 
     def _made_with(self, format: str) -> Iterator[str]:
         """The distributions of a format and of those that it derives from."""
@@ -226,6 +239,17 @@ class _Export:
             ) from error
         if not intact:
             raise ExportError(f"the manifest that {self.backend.name} embedded cannot be read back")
+
+    def _check_content(self, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
+        """The manifest has gone in, and what the file computes is what it was.
+
+        :raises ExportError: its digest is another one now.
+        """
+        if self._content_digest(artifact) != manifest["content_sha256"]:
+            raise ExportError(
+                f"embedding the manifest changed more of the file than {self.backend.name} "
+                "leaves out of its digest"
+            )
 
     def _verify(
         self, subject: Subject, loaded: LoadedModel, artifact: Artifact, worker: Worker | None

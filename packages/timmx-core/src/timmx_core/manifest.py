@@ -44,9 +44,11 @@ def build(
     labels: tuple[str, ...] | None,
     versions: Mapping[str, str],
     calibration: Mapping[str, Any] | None,
+    content_sha256: str | None,
 ) -> dict[str, Any]:
     """Everything about the file that does not depend on when and where it was made.
 
+    :param content_sha256: what `Backend.content_digest` gave for it.
     :raises ExportError: the plugin's ports are not JSON.
     """
     pre = built.preprocessing
@@ -88,6 +90,7 @@ def build(
         "notes": list(artifact.notes),
         "probes": recipe.to_json() | {"sha256": pixels_sha256},
         "reference": [reference_to_json(reference) for reference in references],
+        "content_sha256": content_sha256,
     }
     # As it will be read: keys that are numbers, and tuples, are of this process alone.
     stored: dict[str, Any] = json.loads(json.dumps(content))

@@ -114,5 +114,5 @@ class Inspection:
     embedded: bool  # the manifest came out of the file itself
     manifest: Mapping[str, Any]  # what the file says of itself
     record: Mapping[str, Any] | None  # what lies beside it, or None
-    intact: bool | None  # the digests of the record match the files; None: no record
+    intact: bool | None  # False: a digest does not match; None: there is no record to go by
     problems: tuple[str, ...] = ()  # a line each

@@ -17,6 +17,7 @@ from timmx_core import probes
 from timmx_core.backend import Artifact, Backend, Precision
 from timmx_core.errors import ArtifactError, OutputError, RequestError
 from timmx_core.inspection import (
+    CHANGED,
     changed_members,
     check_there,
     inspect_file,
@@ -78,16 +79,50 @@ def verify_file(
         trouble = _disagreement(manifest)
         if trouble:
             return Verdict("failed", trouble)
-        if inspection.intact is False:
-            return Verdict("failed", inspection.problems[0])
         limit = _floor_limit(manifest, floor, reporter)
+    suspicion = _changed(inspection)
+    try:
+        verdict = _measured(
+            path,
+            inspection,
+            manager,
+            watch,
+            timeout=timeout,
+            options=options,
+            limit=limit,
+            images=None if probe_data is None else (model, checkpoint, probe_data),
+        )
+    except ArtifactError as error:
+        if not suspicion:
+            raise
+        verdict = Verdict("failed", error.message)
+    return _as_changed(verdict, suspicion) if suspicion else verdict
+
+
+def _measured(
+    path: Path,
+    inspection: Inspection,
+    manager: PluginManager,
+    watch: Stopwatch,
+    *,
+    timeout: float,
+    options: Mapping[str, Any],
+    limit: float | None,
+    images: tuple[str | torch.nn.Module | None, str | None, Path] | None,
+) -> Verdict:
+    """What the file gives for the probes, against the references of its manifest.
+
+    :param images: model, checkpoint and folder, where there are further ones.
+    """
+    backend, manifest = manager.backend(inspection.format), inspection.manifest
+    with watch.stage("probes"):
         pixels, references = _probes(manifest)
         if probes.digest(pixels) != manifest["probes"]["sha256"]:
             return Verdict(
                 "inconclusive", "the probes could not be made again pixel for pixel on this machine"
             )
-        if probe_data is not None:
-            pixels, references = _with_images(manifest, backend, model, checkpoint, probe_data)
+        if images is not None:
+            pixels, references = _with_images(manifest, backend, *images)
     with watch.stage("verify"):
         try:
             with _scratch() as scratch:
@@ -110,6 +145,25 @@ def verify_file(
                 f"the temporary folder cannot be written: {error.strerror or error}",
                 "make room there, or name another one with TMPDIR",
             ) from error
+
+
+def _changed(inspection: Inspection) -> str:
+    """What shows that a file is not the one that was exported; empty where nothing does."""
+    if inspection.intact is not False:
+        return ""
+    first, *others = inspection.problems
+    return f"{first}; {CHANGED}" if CHANGED in others else first
+
+
+def _as_changed(verdict: Verdict, changed: str) -> Verdict:
+    """A file that was changed has failed, however right it still is; how right is told as well."""
+    told = verdict.reason
+    if verdict.status == "verified" and verdict.worst is not None:
+        worst = verdict.worst
+        told = f"it now stands at {worst.snr_db:.1f} dB (floor {worst.floor_db:g} dB)"
+    elif verdict.status == "not verifiable here":
+        told = f"it is not verifiable here: {told}"
+    return replace(verdict, status="failed", reason=f"{changed}; {told}")
 
 
 def _with_record(verdict: Verdict, record: Mapping[str, Any] | None) -> Verdict:

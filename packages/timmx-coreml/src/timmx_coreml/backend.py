@@ -141,6 +141,12 @@ class CoreMLBackend(Backend):
 
         return read_manifest(path)
 
+    def content_digest(self, path: Path) -> str:
+        """See `Backend.content_digest`: model and weights, without descriptions of any kind."""
+        from timmx_coreml.content import content_digest
+
+        return content_digest(path)
+
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
         from timmx_coreml.snippet import lines

@@ -113,6 +113,15 @@ class ExecutorchBackend(Backend):
                 ) from error
             return None
 
+    def content_digest(self, path: Path) -> str:
+        """See `Backend.content_digest`: the program without that datum and its length."""
+        if not path.is_file():
+            raise ArtifactError(f"{path.name} is missing")
+        try:
+            return program.content_digest(path)
+        except BadProgramError as error:
+            raise ArtifactError(f"{path.name} cannot be read: {error}") from error
+
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
         return (

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from timmx_core.content import ContentDigest
 from timmx_executorch.flatbuffer import BadBufferError, Buffer, Table
 
 KEY = "timmx"
@@ -107,6 +108,28 @@ def write_manifest(path: Path, manifest: bytes) -> bool:
         file.write(manifest)
         file.truncate()
     return True
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of all but the manifest, and the two places that say how long it is.
+
+    :raises BadProgramError: see `read_header`.
+    """
+    digest = ContentDigest()
+    with _mapped(path) as data:
+        segment = _header(data).manifest
+        if segment is None or not segment.last:
+            digest.add_file("program", path)
+            return digest.hexdigest()
+    places = {SEGMENT_SIZE_AT: 8}
+    if segment.size_place is not None:
+        places[segment.size_place] = 8
+    start = 0
+    for place, width in sorted(places.items()):
+        digest.add_file(f"from {start}", path, start, place)
+        start = place + width
+    digest.add_file(f"from {start}", path, start, segment.start)
+    return digest.hexdigest()
 
 
 @contextmanager

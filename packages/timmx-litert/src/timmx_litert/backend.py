@@ -111,6 +111,15 @@ class LiteRTBackend(Backend):
                 raise ArtifactError(f"{path.name} is not a whole LiteRT file: {error}") from error
             return None
 
+    def content_digest(self, path: Path) -> str:
+        """See `Backend.content_digest`: the flatbuffer, without the archive behind it."""
+        if not path.is_file():
+            raise ArtifactError(f"{path.name} is missing")
+        try:
+            return container.content_digest(path)
+        except container.BadFile as error:
+            raise ArtifactError(f"{path.name} is not a whole LiteRT file: {error}") from error
+
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
         name = manifest["inputs"][0]["name"]

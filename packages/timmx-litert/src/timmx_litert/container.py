@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from timmx_core.content import ContentDigest
+
 IDENTIFIER = b"TFL3"
 MARK = "timmx"  # an entry of the flatbuffer's metadata: an archive with the manifest follows
 MANIFEST, LABELS = "timmx.json", "labels.txt"
@@ -34,8 +36,8 @@ def add_files(path: Path, manifest: bytes) -> None:
 
     What stood there in an earlier archive goes.
     """
-    labels = json.loads(manifest).get("labels")
-    files = {LABELS: "".join(f"{label}\n" for label in labels).encode()} if labels else {}
+    labels = _labels(manifest)
+    files = {} if labels is None else {LABELS: labels}
     with path.open("r+b") as file:
         end = _archive_start(file)
         if end is not None:
@@ -57,6 +59,46 @@ def read_manifest(path: Path) -> bytes | None:
         if MARK not in _metadata_names(file):
             return None
         return _files(file, {MANIFEST: MAX_MANIFEST})[MANIFEST]
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of the flatbuffer. The labels behind it are looked at, being in the manifest as well.
+
+    :raises BadFile: the archive cannot be read, or its labels are not those of its manifest.
+    """
+    digest = ContentDigest()
+    with path.open("rb") as file:
+        end = _archive_start(file)
+        digest.add_file("flatbuffer", path, 0, end)
+        if end is not None:
+            _check_labels(file)
+    return digest.hexdigest()
+
+
+def _check_labels(file: BinaryIO) -> None:
+    """:raises BadFile: the file of labels says something else than the manifest."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = set(archive.namelist())
+    except Exception as error:  # noqa: BLE001 (zipfile stumbles in many ways)
+        raise BadFile(f"the files behind the model are damaged: {error}") from None
+    if not {MANIFEST, LABELS} <= names:
+        return
+    held = _files(file, {MANIFEST: MAX_MANIFEST, LABELS: MAX_MANIFEST})
+    if held[LABELS] != _labels(held[MANIFEST]):
+        raise BadFile(f"its {LABELS} does not have the labels of the manifest")
+
+
+def _labels(manifest: bytes) -> bytes | None:
+    """The file of labels that goes with a manifest.
+
+    :raises BadFile: it is no manifest.
+    """
+    try:
+        labels = json.loads(manifest).get("labels")
+        return "".join(f"{label}\n" for label in labels).encode() if labels else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise BadFile(f"its {MANIFEST} is damaged") from None
 
 
 def _files(file: BinaryIO, wanted: Mapping[str, int]) -> dict[str, bytes]:
@@ -88,8 +130,12 @@ def _archive_start(file: BinaryIO) -> int | None:
     """Where an archive behind the flatbuffer begins; None where there is none."""
     if not zipfile.is_zipfile(file):
         return None
-    with zipfile.ZipFile(file) as archive:
-        return min((info.header_offset for info in archive.infolist()), default=archive.start_dir)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            starts = [info.header_offset for info in archive.infolist()]
+            return min(starts, default=archive.start_dir)
+    except Exception as error:  # noqa: BLE001 (zipfile stumbles in many ways)
+        raise BadFile(f"the files behind the model are damaged: {error}") from None
 
 
 # ---------------------------------------------------------------- the flatbuffer

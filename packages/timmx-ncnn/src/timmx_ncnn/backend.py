@@ -79,6 +79,10 @@ class NcnnBackend(Backend):
         """See `Backend.read`."""
         return param.read_manifest(path, ours=path.suffix in self.suffixes)
 
+    def content_digest(self, path: Path) -> str:
+        """See `Backend.content_digest`: the layers, and the file of weights."""
+        return param.content_digest(path)
+
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
         name = manifest["inputs"][0]["name"]

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError
 
 MAGIC = b"7767517"
@@ -162,6 +163,22 @@ def read_manifest(path: Path, *, ours: bool) -> bytes | None:
         if not ours:
             return None
         raise ArtifactError(f"{path.name} is not a whole ncnn network: {error}") from error
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of the layers and of the weights, without the line of the manifest.
+
+    :raises ArtifactError: one of the two files is missing.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path.name} is missing")
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES)
+    start = data.rfind(b"\n" + MARK)
+    digest = ContentDigest()
+    digest.add("param", data if start < 0 else data[: start + 1])
+    digest.add_file("bin", path.with_suffix(".bin"))
+    return digest.hexdigest()
 
 
 def _manifest(data: bytes) -> bytes | None:

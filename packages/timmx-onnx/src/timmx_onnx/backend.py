@@ -124,6 +124,17 @@ class OnnxBackend(Backend):
             raise ArtifactError(f"{path.name} is not an ONNX file: it holds no graph")
         return header.manifest if header.has_graph else None
 
+    def content_digest(self, path: Path) -> str:
+        """See `Backend.content_digest`: graph and weights, without metadata of any kind."""
+        if not path.is_file():
+            raise ArtifactError(f"{path.name} is missing")
+        from timmx_onnx.content import content_digest
+
+        try:
+            return content_digest(path)
+        except WireError as error:
+            raise ArtifactError(f"{path.name} is not an ONNX file: {error}") from error
+
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
         name = manifest["inputs"][0]["name"]

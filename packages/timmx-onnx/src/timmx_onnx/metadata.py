@@ -125,7 +125,7 @@ def _locations(reader: WireReader, message: str, start: int, end: int, depth: in
 def _tensor_locations(reader: WireReader, start: int, end: int) -> Iterator[str]:
     for field in reader.fields(start, end):
         if field.number == TENSOR_EXTERNAL and field.kind == BYTES:
-            key, value = _key_and_value(reader, field)
+            key, value = key_and_value(reader, field)
             if key == b"location" and value is not None:
                 yield reader.payload(value, MAX_TEXT).decode("utf-8", "surrogateescape")
 
@@ -142,11 +142,12 @@ def _opset(reader: WireReader, field: Field) -> tuple[bytes, int]:
 
 def _entry_value(reader: WireReader, field: Field) -> Field | None:
     """The field that holds the manifest, where this metadata entry is ours."""
-    key, value = _key_and_value(reader, field)
+    key, value = key_and_value(reader, field)
     return value if key == KEY.encode() else None
 
 
-def _key_and_value(reader: WireReader, field: Field) -> tuple[bytes, Field | None]:
+def key_and_value(reader: WireReader, field: Field) -> tuple[bytes, Field | None]:
+    """Of an entry as `metadata_props` and `external_data` have them."""
     key, value = b"", None
     for part in reader.fields(field.offset, field.end):
         if part.number == ENTRY_KEY and part.length <= MAX_TEXT:

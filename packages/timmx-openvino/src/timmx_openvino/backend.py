@@ -111,6 +111,10 @@ class OpenVinoBackend(Backend):
         """See `Backend.read`."""
         return ir.read_manifest(path)
 
+    def content_digest(self, path: Path) -> str:
+        """See `Backend.content_digest`: the IR without that entry, and its weights."""
+        return ir.content_digest(path)
+
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
         outputs = [output["name"] for output in manifest["outputs"]]

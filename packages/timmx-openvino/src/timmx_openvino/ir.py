@@ -7,6 +7,7 @@ import binascii
 import re
 from pathlib import Path
 
+from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError, ExportError
 
 MOST_BYTES = 256 << 20
@@ -52,3 +53,25 @@ def read_manifest(path: Path) -> bytes | None:
         return base64.b64decode(found[1], validate=True) if found else None
     except binascii.Error as error:
         raise ArtifactError(f"{path.name}: its manifest is damaged ({error})") from error
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of the IR without the manifest, and of the file of its weights.
+
+    :raises ArtifactError: one of the two files is missing.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path.name} is missing")
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES)
+    start = data.rfind(START)
+    entry = ENTRY.match(data, start + len(START)) if start >= 0 else None
+    end = END.search(data, max(0, len(data) - 200))
+    if entry:  # up to where the manifest begins
+        data = data[:start]
+    elif end:  # or would begin
+        data = data[: end.start()]
+    digest = ContentDigest()
+    digest.add("xml", data)
+    digest.add_file("bin", path.with_suffix(".bin"))
+    return digest.hexdigest()

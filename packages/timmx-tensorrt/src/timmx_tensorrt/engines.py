@@ -18,6 +18,7 @@ from timmx_core.backend import (
     Precision,
     Runner,
 )
+from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError, CannotRunHere, RequestError, VerificationError
 from timmx_onnx.metadata import DATA_SUFFIX
 from timmx_tensorrt import gpu
@@ -218,6 +219,16 @@ class EngineBackend(Backend):
         from timmx_onnx.backend import OnnxBackend
 
         return OnnxBackend().read(path)
+
+    def content_digest(self, path: Path) -> str | None:
+        """See `Backend.content_digest`: an engine as a whole, an ONNX file as its format has it."""
+        if path.suffix != ONNX:
+            digest = ContentDigest()
+            digest.add_file("engine", path)
+            return digest.hexdigest()
+        from timmx_onnx.backend import OnnxBackend
+
+        return OnnxBackend().content_digest(path)
 
     def check_engine(self, path: Path) -> None:
         """What can be seen of an engine without a GPU.

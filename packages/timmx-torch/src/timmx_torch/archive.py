@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from timmx_core.content import ContentDigest
+
 Kind = Literal["pt2", "torchscript"]
 
 MANIFEST = "timmx.json"  # extra files
@@ -108,6 +110,19 @@ def add_extra(path: Path, name: str, data: bytes) -> None:
             raise BadArchive(f"{path.name} holds {name} already")
     with zipfile.ZipFile(path, "a") as zipped:
         zipped.writestr(zipfile.ZipInfo(f"{root}/extra/{name}", EPOCH), data)
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of all members but the manifest.
+
+    :raises BadArchive: not an archive of torch's.
+    :raises ArtifactError: a member cannot be read.
+    """
+    with opened(path) as archive:
+        root = f"{archive.root}/"
+    digest = ContentDigest()
+    digest.add_archive(path, without={f"{root}extra/{MANIFEST}"}, root=root)
+    return digest.hexdigest()
 
 
 def _directory(file: BinaryIO) -> tuple[int, int]:

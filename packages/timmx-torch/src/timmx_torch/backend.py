@@ -75,6 +75,15 @@ class _TorchBackend(Backend):
                 raise ArtifactError(f"{path.name} is not a {self.name} file: {error}") from error
             return None
 
+    def content_digest(self, path: Path) -> str:
+        """See `Backend.content_digest`: the members of the archive without that one."""
+        if not path.is_file():
+            raise ArtifactError(f"{path.name} is missing")
+        try:
+            return archive.content_digest(path)
+        except archive.BadArchive as error:
+            raise ArtifactError(f"{path.name} cannot be read: {error}") from error
+
 
 class TorchExportBackend(_TorchBackend):
     """`torch.export` programs."""

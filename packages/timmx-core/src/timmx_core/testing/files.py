@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,19 @@ import pytest
 from timmx_core import api
 from timmx_core import manifest as manifests
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel
-from timmx_core.errors import ArtifactError
+from timmx_core.errors import ArtifactError, TimmxError
+from timmx_core.inspection import CHANGED
 from timmx_core.publishing import files_of, record_path
+from timmx_core.results import ExportResult
 from timmx_core.testing.case import Case
 from timmx_core.testing.descriptions import FIND, REPORT, at_import, heavy
 from timmx_core.testing.lab import Lab, copy, members, ports
 from timmx_core.testing.watching import Watch
 
 READ_SECONDS = 5.0  # for a file of a few hundred KB, on a loaded machine
-READ = FIND + "backend.read(Path(sys.argv[4]))\n" + REPORT
+READ = (
+    FIND + "backend.read(Path(sys.argv[4]))\nbackend.content_digest(Path(sys.argv[4]))\n" + REPORT
+)
 AGAIN = """
 import importlib
 from pathlib import Path
@@ -72,10 +78,62 @@ class FileTests(Case):
         assert lab.backend.read(result.path) == (given[0] if said[0] else None)
         inspection = api.inspect(result.path, manager=lab.manager)
         assert inspection.embedded == said[0]
-        assert inspection.intact
+        assert inspection.intact, inspection.problems
+
+    def test_what_it_computes_has_a_digest(self, lab: Lab) -> None:
+        """`content_digest` of the file, by any name, is the one in its manifest."""
+        result = lab.require_plain()
+        assert result.path is not None
+        wanted = result.manifest["content_sha256"]
+        if lab.backend.read(result.path) is not None:
+            assert wanted is not None, (
+                "a weight that is changed later would hardly be found: implement "
+                "Backend.content_digest with timmx_core.content"
+            )
+        primary, *companions = (result.path, *result.companions)
+        moved = copy(primary, lab.fresh("moved") / f"renamed{primary.suffix}")
+        for path in companions:
+            follows = path.suffix in lab.backend.companion_suffixes and path.stem == primary.stem
+            copy(path, moved.with_suffix(path.suffix) if follows else moved.with_name(path.name))
+        assert lab.backend.content_digest(moved) == wanted
+
+    def test_changed_weights_are_found(self, lab: Lab, precision: str) -> None:
+        """Weights that are 2 % greater under the first file's manifest, with no record beside."""
+        from timmx_core.testing.models import nearly, tiny_cnn
+
+        if precision in self.skip_precisions:
+            pytest.skip(self.skip_precisions[precision])
+        if lab.require_plain().manifest["content_sha256"] is None:
+            pytest.skip("the format gives no digest of what it computes")
+        try:
+            result = lab.at_precision(precision)
+        except TimmxError as error:
+            pytest.skip(f"the round trip fails already: {error}")
+        changed = self._exchanged(lab, result, lab.files(nearly(tiny_cnn()), precision=precision))
+        inspection = api.inspect(changed, manager=lab.manager)
+        assert CHANGED in inspection.problems
+        assert inspection.intact is False
+
+    def _exchanged(self, lab: Lab, result: ExportResult, files: Sequence[Path]) -> Path:
+        """Other files under the manifest of an export, without its record."""
+        folder = lab.fresh("exchanged")
+        primary, *companions = files
+        wrong = Artifact(
+            copy(primary, folder / primary.name),
+            tuple(ports(result, "inputs")),
+            tuple(ports(result, "outputs")),
+            tuple(copy(c, folder / c.name) for c in companions),
+        )
+        manifest = manifests.dump(result.manifest)
+        if not lab.backend.embed(wrong, manifest) or lab.backend.read(wrong.primary) is None:
+            pytest.skip("the file holds no manifest; the record beside it tells of changes")
+        return wrong.primary
 
     def test_reading_needs_no_converter(self, lab: Lab) -> None:
-        """`read` in a fresh process imports nothing heavy: inspecting a file is quick and safe."""
+        """`read` and `content_digest` in a fresh process import nothing heavy.
+
+        Inspecting a file is quick and safe.
+        """
         result = lab.require_plain()
         assert not heavy(lab, READ, str(result.path)) - at_import(lab)
 
@@ -87,6 +145,7 @@ class FileTests(Case):
             path = folder / f"file{suffix}"
             path.write_bytes(FOREIGN[kind])
             assert read_in_time(lab, path) is None
+            digest_in_time(lab, path)
         assert lab.backend.read(folder / "missing.other") is None
         assert lab.backend.read(folder) is None, "a folder of no kind"
 
@@ -103,6 +162,7 @@ class FileTests(Case):
                 target = cut / member.relative_to(result.path) if cut.is_dir() else cut
                 target.write_bytes(member.read_bytes()[: max(length, 0)])
                 assert read_in_time(lab, cut) in (None, whole)
+                digest_in_time(lab, cut)
 
     def test_results_are_json(self, lab: Lab) -> None:
         """Manifest and record fit the published schema, and the result is what --json prints."""
@@ -188,19 +248,10 @@ class FileTests(Case):
         lab.require_plain()
         lab.require_basic()
         lab.require_runtime()
-        folder = lab.fresh("exchanged")
-        manifest = manifests.dump(lab.basic().manifest)
-        primary, *companions = lab.files(tiny_cnn(seed=1))
-        wrong = Artifact(
-            copy(primary, folder / primary.name),
-            tuple(ports(lab.basic(), "inputs")),
-            tuple(ports(lab.basic(), "outputs")),
-            tuple(copy(c, folder / c.name) for c in companions),
-        )
-        if not lab.backend.embed(wrong, manifest) or lab.backend.read(wrong.primary) is None:
-            pytest.skip("the file holds no manifest; the record beside it tells of changes")
-        verdict = api.verify(wrong.primary, manager=lab.manager, timeout=lab.timeout)
+        changed = self._exchanged(lab, lab.basic(), lab.files(tiny_cnn(seed=1)))
+        verdict = api.verify(changed, manager=lab.manager, timeout=lab.timeout)
         assert verdict.status == "failed"
+        assert verdict.measurements, f"how wrong it is was not measured: {verdict.reason}"
 
 
 def basic_fails(lab: Lab) -> bool:
@@ -210,6 +261,17 @@ def basic_fails(lab: Lab) -> bool:
     except (Exception, AssertionError):  # noqa: BLE001
         return True
     return False
+
+
+def digest_in_time(lab: Lab, path: Path) -> None:
+    """`content_digest` of a broken file: some digest, None or an ArtifactError.
+
+    :raises AssertionError: it takes too long.
+    """
+    start = time.monotonic()
+    with contextlib.suppress(ArtifactError):
+        lab.backend.content_digest(path)
+    assert time.monotonic() - start < READ_SECONDS
 
 
 def read_in_time(lab: Lab, path: Path) -> bytes | None:

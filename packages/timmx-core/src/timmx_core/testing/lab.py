@@ -132,6 +132,16 @@ class Lab:
 
         return self.kept("basic", lambda: self.export(tiny_cnn()))
 
+    def at_precision(self, precision: str) -> ExportResult:
+        """The tiny CNN at a precision, verified."""
+        from timmx_core.testing.models import tiny_cnn
+
+        if precision == self.backend.precisions[0].name:
+            return self.basic()
+        return self.kept(
+            f"basic at {precision}", lambda: self.export(tiny_cnn(), precision=precision)
+        )
+
     def require_plain(self) -> ExportResult:
         """The plain export; the test is skipped where that fails, since its own test says so."""
         self.require_export()

@@ -8,7 +8,6 @@ import pytest
 
 from timmx_core.errors import RequestError, VerificationError
 from timmx_core.publishing import member_digests
-from timmx_core.results import ExportResult
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab, ports
 
@@ -33,7 +32,7 @@ class RoundTripTests(Case):
     def test_round_trip_of_a_cnn(self, lab: Lab, precision: str) -> None:
         """At least the precision's own floor against PyTorch in fp32."""
         self.require_sound(lab, precision)
-        lab.check(at_precision(lab, precision))
+        lab.check(lab.at_precision(precision))
 
     def test_each_precision_gives_another_file(self, lab: Lab, precision: str) -> None:
         """--precision is not ignored: what the converter leaves differs from the default's."""
@@ -223,15 +222,6 @@ def skip_refused(lab: Lab, *names: str) -> None:
     for name in names:
         if name in lab.backend.refuses:
             pytest.skip(f"refuses {name}: {lab.backend.refuses[name]}")
-
-
-def at_precision(lab: Lab, precision: str) -> ExportResult:
-    """The tiny CNN at a precision, verified."""
-    from timmx_core.testing.models import tiny_cnn
-
-    if precision == lab.backend.precisions[0].name:
-        return lab.basic()
-    return lab.export(tiny_cnn(), precision=precision)
 
 
 def converted(lab: Lab, precision: str) -> list[str]:

@@ -87,6 +87,17 @@ class Package:
             raise ProgramError(f"the program reads {name}, which is outside the package")
         return path
 
+    def parts(self) -> Fields:
+        """The undecoded fields of the specification."""
+        return self._fields
+
+    def others(self) -> list[Path]:
+        """The files beside the specification: its weights. The Finder's own are left out."""
+        if self._root is None:
+            return []
+        found = sorted(self.model.parent.rglob("*"))
+        return [f for f in found if f.is_file() and f != self.model and not f.name.startswith(".")]
+
     def description(self) -> Description:
         """Ports and metadata."""
         fields = decode(blob(self._fields, 2) or memoryview(b""), self.budget)

@@ -18,7 +18,7 @@ from timmx_core.backend import (
     Runner,
 )
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
-from timmx_litert import container
+from timmx_litert import container, quantizer
 from timmx_litert.request import check_request
 
 
@@ -62,11 +62,11 @@ class LiteRTBackend(Backend):
             False,
         ),
     )
-    requires = ("litert-torch>=0.10", "ai-edge-litert>=2.3", "ai-edge-quantizer>=0.10")
+    requires = ("litert-torch>=0.10", "ai-edge-litert>=2.3", quantizer.requirement())
 
     def check_export(self, request: ExportRequest | None) -> None:
         """See `Backend.check_export`."""
-        for module in ("litert_torch", "ai_edge_quantizer"):
+        for module in ("litert_torch", quantizer.module_name()):
             if importlib.util.find_spec(module) is None:
                 raise MissingDependency(f"{module} is not installed", "pip install timmx-litert")
         if request is not None:

@@ -219,7 +219,7 @@ class _Export:
             if made is not None:
                 rated.append((distance_db(want, self._answers(made, some)), made, operations))
         if not rated:
-            raise ExportError("ai-edge-quantizer cannot quantize the model")
+            raise ExportError("LiteRT's quantizer cannot quantize the model")
         first_db, last_db = rated[0][0], rated[-1][0]
         snr_db, made, operations = rated[-1] if last_db > first_db + WORTH_DB else rated[0]
         notes = []

@@ -1,4 +1,4 @@
-"""Fewer bits: float16 weights, and 8 bits with ai-edge-quantizer, made of a file in float32.
+"""Fewer bits: float16 weights, and 8 bits with LiteRT's quantizer, made of a file in float32.
 
 Static quantization takes the ranges of the activations from `calibrate`; dynamic quantization
 leaves them to the runtime, which finds them for every row as it comes.
@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from timmx_litert.converter import SIGNATURE
 from timmx_litert.graph import Graph
+from timmx_litert.quantizer import part
 
 LAYERS = ("CONV_2D", "CONV_2D_TRANSPOSE", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 # Depthwise convolutions have few weights, and LiteRT computes them slowly in such files.
@@ -58,8 +59,7 @@ def _expand(graph: Graph, tensor: int, half: np.ndarray) -> None:
 
 def quantize_dynamic(data: bytes, *, per_channel: bool = True) -> bytes:
     """Weights of layers in int8, which the runtime multiplies with activations in int8."""
-    from ai_edge_quantizer import qtyping
-
+    qtyping = part("qtyping")
     quantizer = _quantizer(data)
     for name in DYNAMIC:
         config = qtyping.OpQuantizationConfig(
@@ -77,14 +77,12 @@ def calibrate(data: bytes, batches: Iterable[Mapping[str, np.ndarray]], threads:
 
     :param batches: inputs by name, each of the file's own batch size.
     """
-    from ai_edge_quantizer import calibrator, recipe_manager
-    from ai_edge_quantizer.utils import qsv_utils
-
+    calibrator, recipe_manager = part("calibrator"), part("recipe_manager")
     watching = calibrator.Calibrator(
         data,
         num_threads=threads,
         mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
-        qsv_update_func=qsv_utils.min_max_update,
+        qsv_update_func=part("utils.qsv_utils").min_max_update,
     )
     watching.calibrate({SIGNATURE: list(batches)}, recipe_manager.RecipeManager())
     return _with_rank(watching.get_model_qsvs(), Graph(data))
@@ -114,8 +112,7 @@ def quantize_static(
     :param operations: kinds that are computed in integers, or `EVERYTHING`.
     :param ports: "INPUT" and "OUTPUT" -> "int8", "uint8" or "float32".
     """
-    from ai_edge_quantizer import quantizer
-
+    quantizer = part("quantizer")
     working = _quantizer(data)
     for name in operations:
         config = _static(per_channel, "int8")
@@ -134,8 +131,7 @@ def quantize_static(
 
 
 def _static(per_channel: bool, dtype: str) -> Any:
-    from ai_edge_quantizer import qtyping
-
+    qtyping = part("qtyping")
     kind = qtyping.TensorDataType.UINT if dtype == "uint8" else qtyping.TensorDataType.INT
     return qtyping.OpQuantizationConfig(
         activation_tensor_config=qtyping.TensorQuantizationConfig(
@@ -148,8 +144,7 @@ def _static(per_channel: bool, dtype: str) -> Any:
 
 
 def _weights(per_channel: bool) -> Any:
-    from ai_edge_quantizer import qtyping
-
+    qtyping = part("qtyping")
     granularity = qtyping.QuantGranularity
     return qtyping.TensorQuantizationConfig(
         num_bits=8,
@@ -159,15 +154,12 @@ def _weights(per_channel: bool) -> Any:
 
 
 def _operation(name: str) -> Any:
-    from ai_edge_quantizer import qtyping
-
+    qtyping = part("qtyping")
     return getattr(qtyping.TFLOperationName, name)
 
 
 def _quantizer(data: bytes) -> Any:
-    from ai_edge_quantizer import quantizer
-
-    return quantizer.Quantizer(data)
+    return part("quantizer").Quantizer(data)
 
 
 def _run(quantizer: Any, ranges: Ranges | None) -> bytes:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pty
 import subprocess
+import sys
+import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from isolated_hosts import OFFLINE, Host, assert_told
 from wheels import plugin_wheel, write_wheel
+
+from timmx_core.errors import IsolationError
+from timmx_core.isolation.installer import ALL, NeedsBuildingError, Order
+from timmx_core.isolation.pip import Pip
+from timmx_core.isolation.requirement import core_requirement
 
 MODEL = "resnet18"
 
@@ -150,6 +160,87 @@ def test_no_set_of_versions_fits(fresh: Host, tmp_path: Path) -> None:
     done = fresh.run("plugins", "install", wheel, *OFFLINE)
     assert_told(done, 4, "no set of versions fits", "no-such-thing-of-ours")
     assert fresh.environments() == []
+
+
+BACKEND = """
+import pathlib
+pathlib.Path(__file__).with_name("ran").write_text("")
+raise SystemExit(1)
+"""
+TREE = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "timmx-crumb"
+dependencies = ["timmx-core"]
+"""
+
+
+def source_tree(folder: Path, version: str) -> Path:
+    """A plugin whose build backend leaves a trace."""
+    tree = folder / "crumb"
+    tree.mkdir()
+    (tree / "pyproject.toml").write_text(TREE + version)
+    (tree / "backend.py").write_text(BACKEND)
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ('version = "1.0"', ("--isolated",)),
+        ('dynamic = ["version"]', ("--isolated",)),
+        ('dynamic = ["version"]', ()),
+    ],
+)
+def test_nothing_of_a_package_runs_before_the_answer(
+    fresh: Host, tmp_path: Path, version: str, words: tuple[str, ...]
+) -> None:
+    tree = source_tree(tmp_path, version)
+    install: tuple[str | Path, ...] = ("plugins", "install", tree, *words, "--offline")
+    asked = fresh.run(*install)
+    assert_told(asked, 2, "there is no terminal to ask at")
+    assert str(tree) in asked.stderr
+    assert "runs code of" in asked.stderr
+    assert not (tree / "ran").exists()
+    assert fresh.environments() == []
+    done = fresh.run(*install, "--yes")
+    assert done.returncode == 4
+    assert (tree / "ran").exists(), "who says yes has it built"
+
+
+def test_pip_builds_nothing_before_the_answer(tmp_path: Path) -> None:
+    tree = source_tree(tmp_path, 'version = "1.0"')
+    for place in (str(tree), f"timmx-crumb @ {tree.as_uri()}"):
+        with pytest.raises(NeedsBuildingError, match="crumb"):
+            Pip().plan(Path(sys.executable), Order((place,), only_binary=(ALL,)))
+    assert not (tree / "ran").exists()
+
+
+def test_an_sdist_is_not_built_before_the_answer(fresh: Host, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    with tarfile.open(links / "timmx_crumb-1.0.tar.gz", "w:gz") as archive:
+        for name, text in (("pyproject.toml", TREE + 'version = "1.0"'), ("backend.py", BACKEND)):
+            member = tarfile.TarInfo(f"timmx_crumb-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    install = ("plugins", "install", "crumb", "--isolated", "--offline", "--find-links", links)
+    asked = fresh.run(*install)
+    assert_told(asked, 2, "there is no terminal to ask at")
+    assert "it has to be built from source, which runs code of its author" in asked.stderr
+
+
+def test_a_core_that_is_gone_does_not_come_from_an_index(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = json.dumps({"url": (tmp_path / "gone").as_uri(), "dir_info": {"editable": True}})
+    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda *_: gone)
+    with pytest.raises(IsolationError, match="gone, which is gone") as caught:
+        core_requirement()
+    assert "pip install" in caught.value.hint
 
 
 @pytest.mark.parametrize(

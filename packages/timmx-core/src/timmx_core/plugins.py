@@ -205,10 +205,8 @@ class PluginManager:
             described.refuse()
         near = difflib.get_close_matches(format, self.formats, n=3)
         if near:
-            raise PluginError(f"no format {format!r}", missing_format_hint(format, near))
-        raise PluginError(
-            f"no installed plugin brings a format {format!r}", missing_format_hint(format)
-        )
+            raise PluginError(f"no format {format!r}", missing_format_hint(near))
+        raise PluginError(f"no installed plugin brings a format {format!r}", missing_format_hint())
 
     def row_of(self, format: str) -> PluginRow | None:
         """The plugin that brings this format; else the one of that name, whose formats are unknown.
@@ -262,16 +260,16 @@ class PluginManager:
         return owners
 
 
-def missing_format_hint(format: str, near: Sequence[str] = ()) -> str:
+def missing_format_hint(near: Sequence[str] = ()) -> str:
     """What to do about a word that no plugin knows; core knows no format by name.
+
+    The word itself is not what to install: anyone may have published something under a typing
+    error.
 
     :param near: words that are known, and may have been meant.
     """
     meant = f"did you mean {' or '.join(near)}? " if near else ""
-    return (
-        f"{meant}if it is a published format: timmx plugins install {format}; installed: "
-        "timmx plugins list"
-    )
+    return f"{meant}installed: timmx plugins list; more of them: see timmx plugins install --help"
 
 
 def _with_clashes(row: PluginRow, owners: Mapping[str, list[PluginRow]]) -> PluginRow:

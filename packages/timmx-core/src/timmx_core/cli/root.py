@@ -122,10 +122,10 @@ class Root(click.Group):
         message = f"no format or command {word!r}"
         near = difflib.get_close_matches(word.lower(), [*backends, *COMMANDS], n=3)
         if near:
-            return PluginError(message, missing_format_hint(word, near))
+            return PluginError(message, missing_format_hint(near))
         if _is_model(word):
             return PluginError(message, f"the format comes first: timmx {_first(backends)} {word}")
-        return PluginError(message, missing_format_hint(word))
+        return PluginError(message, missing_format_hint())
 
 
 def _is_model(word: str) -> bool:

@@ -21,6 +21,7 @@ from timmx_core.isolation.index import Entry, Recipe, change_index, keep_entry, 
 from timmx_core.isolation.installer import Installer, Order, installer_for_environments
 from timmx_core.isolation.messages import error_from_json
 from timmx_core.isolation.plan import Change, Plan, make_plan
+from timmx_core.isolation.unbuilt import built_names, changes_of
 from timmx_core.progress import Stopwatch
 
 DESCRIBE_SECONDS = 300.0  # with bytecode still to be written, on a slow disk
@@ -93,8 +94,11 @@ def _fill(
     environment.folder.parent.mkdir(parents=True, exist_ok=True)
     with watch.stage("make an environment"):
         installer.create(environment.folder, recipe.python, offline=order.offline)
-    with watch.stage("resolve"):
-        plan = make_plan({}, installer.plan(environment.python, order))
+    found = changes_of(installer, environment.python, order, dialogue, "resolve")
+    if found is None:
+        return None
+    changes, order = found
+    plan = make_plan({}, changes)
     change = plan.of(distribution)
     if change is None or change.after is None:
         raise IsolationError(f"the installer would not install {distribution}")
@@ -194,8 +198,14 @@ def _plan_text(
         f"  into an environment of its own, {place}",
         f"  with timmx-core {core.after if core else ''} from {recipe.core[-1]}",
         *wrapped("  packages: ", [c.text for c in plan.changes]),
+        *built_lines(plan),
     ]
     return "\n".join(lines)
+
+
+def built_lines(plan: Plan) -> list[str]:
+    """That sources are built, where they are; none where everything is a wheel."""
+    return [f"  builds:   {name}, which runs code of it" for name in built_names(plan.changes)]
 
 
 def wrapped(first: str, words: Iterable[str]) -> list[str]:

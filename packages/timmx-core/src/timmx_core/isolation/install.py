@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from timmx_core.errors import IsolationError, PluginError, RequestError
-from timmx_core.isolation.builder import build, formats_of, origin_of, wrapped
+from timmx_core.isolation.builder import build, built_lines, formats_of, origin_of, wrapped
 from timmx_core.isolation.child import own_command, run_child
 from timmx_core.isolation.dialogue import Dialogue
 from timmx_core.isolation.environment import environment_of, sweep
@@ -21,6 +21,7 @@ from timmx_core.isolation.installer import Installer, Order, installer_for_here
 from timmx_core.isolation.locks import locked
 from timmx_core.isolation.plan import Plan, broken_by, installed_version, make_plan, versions_in
 from timmx_core.isolation.requirement import Wanted, core_requirement, read_wanted
+from timmx_core.isolation.unbuilt import changes_of
 from timmx_core.progress import Stopwatch
 
 
@@ -85,6 +86,8 @@ def install_one(wanted: Wanted, choices: Choices, dialogue: Dialogue) -> Install
         sweep(wanted.name)
         if not choices.isolated and (choices.here or not choices.python):
             answer = _look_here(wanted, choices, dialogue)
+            if answer is None:
+                return None
             if answer.here:
                 return _install_here(wanted, answer, dialogue)
             dialogue.show(answer.reason)
@@ -143,7 +146,8 @@ class _Answer:
     order: Order | None = None
 
 
-def _look_here(wanted: Wanted, choices: Choices, dialogue: Dialogue) -> _Answer:
+def _look_here(wanted: Wanted, choices: Choices, dialogue: Dialogue) -> _Answer | None:
+    """:return: None where the user wants nothing to be built."""
     trouble = _closed()
     if trouble:
         if choices.here:
@@ -157,15 +161,18 @@ def _look_here(wanted: Wanted, choices: Choices, dialogue: Dialogue) -> _Answer:
         named=wanted.distribution,
         fresh=(wanted.distribution,) if wanted.local else (),
     )
-    watch = Stopwatch(dialogue.reporter)
     try:
         installer = installer_for_here()
-        with watch.stage("resolve for this environment"):
-            changes = installer.plan(Path(sys.executable), order)
+        found = changes_of(
+            installer, Path(sys.executable), order, dialogue, "resolve for this environment"
+        )
     except IsolationError as error:
         if choices.here:
             raise
         return _Answer(False, f"it does not go into this environment: {error.message}")
+    if found is None:
+        return None
+    changes, order = found
     plan = make_plan(versions_in(), changes)
     broken = broken_by(plan)
     # Another version of the plugin itself is what is asked for.
@@ -222,7 +229,7 @@ def _here_lines(wanted: Wanted, plan: Plan) -> list[str]:
     if plan.replaced:
         lines += wrapped("  replaces: ", [c.text for c in plan.replaced])
     lines += [f"  breaks:   {line}" for line in broken_by(plan)]
-    return lines
+    return lines + built_lines(plan)
 
 
 def _row_here(wanted: Wanted) -> dict[str, str]:

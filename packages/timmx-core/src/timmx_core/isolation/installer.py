@@ -14,6 +14,11 @@ from timmx_core.errors import IsolationError
 from timmx_core.isolation.plan import Change
 
 CHOICE = "TIMMX_INSTALLER"
+ALL = ":all:"
+
+
+class NeedsBuildingError(IsolationError):
+    """Wheels alone do not do: something would have to be built, which runs its author's code."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Order:
     upgrade: Literal["", "named", "all"] = ""
     fresh: tuple[str, ...] = ()  # distributions whose source trees are to be built anew
     named: str = ""  # the distribution that this is about
+    only_binary: tuple[str, ...] = ()  # of these wheels alone; `ALL`: nothing is built
 
 
 class Installer(Protocol):
@@ -44,6 +50,7 @@ class Installer(Protocol):
     def plan(self, python: Path, order: Order) -> list[Change]:
         """What `install` would change; changes nothing.
 
+        :raises NeedsBuildingError: not without building what the order wants as a wheel.
         :raises IsolationError: the requirements cannot be met.
         """
 

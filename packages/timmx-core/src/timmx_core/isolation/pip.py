@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 
 from timmx_core.errors import IsolationError
-from timmx_core.isolation.installer import Order
+from timmx_core.isolation.installer import ALL, NeedsBuildingError, Order
 from timmx_core.isolation.plan import Change
-from timmx_core.isolation.program import call
+from timmx_core.isolation.program import NO_SOLUTION, call
 
 
 class Pip:
@@ -27,12 +27,24 @@ class Pip:
 
     def plan(self, python: Path, order: Order) -> list[Change]:
         """See `Installer.plan`."""
+        if ALL in order.only_binary:
+            self._refuse_sources(order)
         handle, name = tempfile.mkstemp(prefix="timmx-plan-", suffix=".json")
         os.close(handle)
         report = Path(name)
         try:
             words = ["--dry-run", "--quiet", "--report", name]
-            call([*self._pip("install", python), *words, *self._words(order)], "resolve")
+            try:
+                call([*self._pip("install", python), *words, *self._words(order)], "resolve")
+            except IsolationError as error:
+                if ALL not in order.only_binary or not NO_SOLUTION.search(error.log_tail):
+                    raise
+                # pip does not say whether sources would have done.
+                needed = NeedsBuildingError(
+                    "there are no wheels that fit; sources may do, and building runs their code"
+                )
+                needed.log_tail = error.log_tail
+                raise needed from error
             return read_pip_plan(report.read_bytes())
         finally:
             report.unlink(missing_ok=True)
@@ -46,6 +58,18 @@ class Pip:
         call([*self._pip("uninstall", python), "--yes", distribution], "uninstall")
 
     @staticmethod
+    def _refuse_sources(order: Order) -> None:
+        """pip builds what it is given as source even to look at it."""
+        from timmx_core.isolation.unbuilt import sources_in
+
+        place = next(sources_in(order.arguments), None)
+        if place is not None:
+            raise NeedsBuildingError(
+                f"{place} has to be built, which runs code of its author: pip cannot say otherwise "
+                "what it needs"
+            )
+
+    @staticmethod
     def _pip(verb: str, python: Path) -> list[str]:
         words = ["--no-input", "--disable-pip-version-check"]
         return [str(python), "-I", "-m", "pip", verb, *words]
@@ -54,6 +78,7 @@ class Pip:
     def _words(order: Order) -> list[str]:
         words = ["--index-url", order.index_url] if order.index_url else []
         words += [word for place in order.find_links for word in ("--find-links", place)]
+        words += [word for name in order.only_binary for word in ("--only-binary", name)]
         # pip has no way to its cache alone.
         words += ["--no-index"] if order.offline else []
         strategies = {"named": "only-if-needed", "all": "eager"}
@@ -75,6 +100,7 @@ def read_pip_plan(report: bytes) -> list[Change]:
                 None,
                 item["metadata"]["version"],
                 item["download_info"]["url"],
+                not item["download_info"]["url"].partition("#")[0].endswith(".whl"),
             )
             for item in found
         ]

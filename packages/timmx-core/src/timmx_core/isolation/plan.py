@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class Change:
     before: str | None
     after: str | None
     source: str = ""  # a URL or path, where it comes from no index
+    built: bool = False  # from source, for all that is known of where it comes from
 
     @property
     def text(self) -> str:
@@ -96,8 +97,7 @@ def make_plan(installed: Mapping[str, str], wanted: Iterable[Change]) -> Plan:
     :param installed: versions by canonical name.
     """
     changes = [
-        Change(c.name, c.before or installed.get(canonicalize_name(c.name)), c.after, c.source)
-        for c in wanted
+        replace(c, before=c.before or installed.get(canonicalize_name(c.name))) for c in wanted
     ]
     return Plan(tuple(sorted(changes, key=lambda c: c.name.lower())))
 

@@ -22,7 +22,7 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 
-from timmx_core.errors import RequestError
+from timmx_core.errors import IsolationError, RequestError
 
 CORE = "timmx-core"
 PREFIX = "timmx-"
@@ -129,6 +129,9 @@ def core_requirement() -> tuple[tuple[str, ...], str]:
 
     A checkout stays a checkout, a wheel that is still there is used again, and a release comes
     from the package index in the same version.
+
+    :raises IsolationError: it came from a path that is gone; what an index has under that name and
+        version need not be the same.
     """
     distribution = metadata.distribution(CORE)
     release = (f"{CORE}=={distribution.version}",)
@@ -138,17 +141,21 @@ def core_requirement() -> tuple[tuple[str, ...], str]:
         direct = None
     if not isinstance(direct, dict) or not isinstance(direct.get("url"), str):
         return release, f"{CORE} {distribution.version}"
-    return _from_direct_url(direct) or (release, f"{CORE} {distribution.version}")
+    return _from_direct_url(direct)
 
 
-def _from_direct_url(direct: dict[str, Any]) -> tuple[tuple[str, ...], str] | None:
+def _from_direct_url(direct: dict[str, Any]) -> tuple[tuple[str, ...], str]:
     url = direct["url"]
     parts = urlsplit(url)
     fragment = f"#subdirectory={direct['subdirectory']}" if direct.get("subdirectory") else ""
     if parts.scheme == "file":
         path = Path(url2pathname(parts.path)) / direct.get("subdirectory", "")
         if not path.exists():
-            return None
+            raise IsolationError(
+                f"{CORE} was installed here from {path}, which is gone",
+                f"install it again, from where it is now or from the index: pip install "
+                f"--force-reinstall {CORE}",
+            )
         editable = bool(direct.get("dir_info", {}).get("editable"))
         return (("-e", str(path)) if editable else (str(path),)), str(path)
     if "vcs_info" in direct:

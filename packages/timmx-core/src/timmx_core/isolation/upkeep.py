@@ -33,6 +33,8 @@ from timmx_core.isolation.index import (
     write_index,
 )
 from timmx_core.isolation.installer import (
+    ALL,
+    NeedsBuildingError,
     Order,
     installer_for_environments,
     installer_for_here,
@@ -40,6 +42,7 @@ from timmx_core.isolation.installer import (
 from timmx_core.isolation.locks import locked
 from timmx_core.isolation.plan import broken_by, make_plan, versions_in
 from timmx_core.isolation.requirement import core_requirement, short_name
+from timmx_core.isolation.unbuilt import changes_of
 from timmx_core.progress import Stopwatch
 
 if TYPE_CHECKING:
@@ -155,8 +158,12 @@ def _is_current(entry: Entry, recipe: Recipe, dialogue: Dialogue, *, offline: bo
     if environment.trouble or entry.recipe.core != recipe.core:
         return False
     order = replace(order_of(recipe, entry.distribution, offline=offline), upgrade="all")
-    with Stopwatch(dialogue.reporter).stage("resolve"):
-        changes = installer_for_environments().plan(environment.python, order)
+    order = replace(order, only_binary=(ALL,))
+    try:
+        with Stopwatch(dialogue.reporter).stage("resolve"):
+            changes = installer_for_environments().plan(environment.python, order)
+    except NeedsBuildingError:
+        return False  # only building tells, which the user is asked about next
     # Source trees are always installed anew, in whatever version.
     return not make_plan(versions_in(environment.site_packages), changes).changed
 
@@ -164,9 +171,11 @@ def _is_current(entry: Entry, recipe: Recipe, dialogue: Dialogue, *, offline: bo
 def _upgrade_here(distribution: str, dialogue: Dialogue, *, offline: bool) -> None:
     installer, python = installer_for_here(), Path(sys.executable)
     order = Order((distribution,), offline=offline, upgrade="named", named=distribution)
-    watch = Stopwatch(dialogue.reporter)
-    with watch.stage("resolve for this environment"):
-        plan = make_plan(versions_in(), installer.plan(python, order))
+    found = changes_of(installer, python, order, dialogue, "resolve for this environment")
+    if found is None:
+        return
+    changes, order = found
+    plan = make_plan(versions_in(), changes)
     if not plan.changes:
         dialogue.show(f"{distribution} is up to date")
         return
@@ -175,7 +184,7 @@ def _upgrade_here(distribution: str, dialogue: Dialogue, *, offline: bool) -> No
     lines += [f"  breaks:  {line}" for line in broken_by(plan)]
     dialogue.show("\n".join(lines))
     if dialogue.confirm("Change this environment?"):
-        with watch.stage(f"install {len(plan.changes)} packages"):
+        with Stopwatch(dialogue.reporter).stage(f"install {len(plan.changes)} packages"):
             installer.install(python, order)
         dialogue.show(f"upgraded {distribution}")
 

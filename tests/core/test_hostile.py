@@ -350,6 +350,28 @@ def test_broken_calibration_data_are_refused(tmp_path: Path, suffix: str, conten
         calibration_of(path)
 
 
+def test_no_more_of_an_array_is_read_than_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse file of 400 GB; what is read as a whole is bounded."""
+    path = tmp_path / "endless.npy"
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (500_000_000, 3, 8, 8)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.seek(500_000_000 * 3 * 8 * 8 * 4 - 1, os.SEEK_CUR)
+        file.write(b"\0")
+    found = calibration_of(path)
+    assert found.floats is not None
+    assert found.floats.shape == (8, 3, 8, 8)
+    monkeypatch.setattr("timmx_core.calibration.MOST_BYTES", 1000)
+    array = np.ones((8, 3, 8, 8), np.float32)
+    np.savez(tmp_path / "whole.npz", array)
+    torch.save(torch.from_numpy(array), tmp_path / "whole.pt")
+    for name in ("whole.npz", "whole.pt"):
+        with pytest.raises(RequestError, match="GiB"):
+            calibration_of(tmp_path / name)
+
+
 def test_a_checkpoint_of_numpy_s_is_refused_by_the_command(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,21 @@ def test_a_log_is_shown_and_kept_while_it_is_still_written(
     assert kept.read_text() == "one\ntwo\nthree\n" + "x" * 300 + "\nand why\n"
 
 
+def test_old_logs_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIMMX_HOME", str(tmp_path))
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"20200101-0000{number:02}-1.log").touch()
+    (folder / "mine.log").touch()
+    with Noise() as noise:
+        os.write(1, b"one\n")
+        kept = noise.keep()
+    assert kept is not None
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == [*(f"20200101-0000{n:02}-1.log" for n in range(11, 60)), kept.name, "mine.log"]
+
+
 def test_nothing_is_left_of_a_process_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, signal\nfrom timmx_core.noise import Noise\n"

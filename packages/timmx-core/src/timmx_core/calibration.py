@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 BATCH = 8
 TENSOR_SUFFIXES = (".pt", ".pth")
 ARRAY_SUFFIXES = (".npy", ".npz", *TENSOR_SUFFIXES)
+# Of .npy no more is read than is used; archives and torch's files are read as a whole.
+MOST_BYTES = 4 << 30
+ARRAY_MAGIC = b"\x93NUMPY"
 FEW = 10  # samples whose ranges rarely fit other images
 RANDOM_SEED = 1  # not the probes' own: a quantizer must not be fitted to its test
 
@@ -193,14 +196,18 @@ def _read_array(path: Path) -> np.ndarray:
     import numpy as np
 
     if path.suffix in TENSOR_SUFFIXES:
+        _check_bytes(path, path.stat().st_size)
         return _read_tensor(path)
     try:
         with path.open("rb") as file:
+            if file.read(len(ARRAY_MAGIC)) == ARRAY_MAGIC:
+                return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            file.seek(0)
             return _first_array(np.load(file, allow_pickle=False), path)
     except RequestError:
         raise
     except Exception as error:  # noqa: BLE001 (numpy and zipfile stumble in many ways)
-        if "pickle" in str(error):
+        if "pickle" in str(error) or "Python objects" in str(error):
             raise ModelError(
                 f"refused {path}: it holds pickled objects, which can run code"
             ) from None
@@ -208,15 +215,23 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def _first_array(loaded: Any, path: Path) -> np.ndarray:
-    """The array that was loaded, or the first of an archive's."""
+    """The first of an archive's."""
     import numpy as np
 
-    if isinstance(loaded, np.ndarray):
-        return loaded
     with loaded:
         for name in loaded:
+            _check_bytes(path, max(info.file_size for info in loaded.zip.infolist()))
             return np.asarray(loaded[name])
     raise RequestError(f"{path} holds no array")
+
+
+def _check_bytes(path: Path, size: int) -> None:
+    """:raises RequestError: it is too much to be read for some samples of it."""
+    if size > MOST_BYTES:
+        raise RequestError(
+            f"{path} holds {size / (1 << 30):.1f} GiB, and at most {MOST_BYTES >> 30} are read",
+            "save the array as .npy, of which no more is read than is used",
+        )
 
 
 def _read_tensor(path: Path) -> np.ndarray:

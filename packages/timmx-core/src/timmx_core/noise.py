@@ -18,6 +18,8 @@ from typing import IO, Any, Self
 from timmx_core.paths import log_dir
 
 PROGRESS_BAR = re.compile(r"\d%\|")  # of tqdm
+LOG = re.compile(r"\d{8}-\d{6}-\d+\.log")
+MOST_LOGS = 50
 TAIL_LINES = 12
 LONGEST_LINE = 200
 TAIL_BYTES = 65536
@@ -107,6 +109,7 @@ class Noise:
             with contextlib.suppress(OSError):
                 kept.unlink()
             return None
+        _drop_old_logs(kept.parent)
         return kept
 
     def _written(self, most: int | None = None) -> bytes:
@@ -120,6 +123,14 @@ class Noise:
         # Whoever still writes has this same place in it.
         self._log.seek(0, os.SEEK_END)
         return content
+
+
+def _drop_old_logs(folder: Path) -> None:
+    """The newest stay; their names begin with the time."""
+    logs = sorted(path for path in folder.glob("*.log") if LOG.fullmatch(path.name))
+    for path in logs[:-MOST_LOGS]:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 class _Heedless(io.FileIO):

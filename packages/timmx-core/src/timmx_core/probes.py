@@ -25,6 +25,11 @@ RECIPE = "timmx-probes-1"
 COUNT = 8
 # A manifest that asks for more is hostile or broken: 8 images of 4096 x 4096 x 3 are 400 MB.
 MOST_VALUES = 8 * 4096 * 4096 * 4
+# A thousand images say as much as all of ImageNet, and every one of them is held as float32, here
+# and in the process that runs the file.
+MOST_IMAGES = 1000
+MOST_IMAGE_BYTES = 2 << 30
+MOST_RATIO = 100  # of an image's sides: the short one is enlarged to the model's
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -225,11 +230,12 @@ def read_images(
 
     :param crop: a callable from a PIL image to one of (width, height), the model's own transform;
         None resizes.
-    :raises RequestError: no images there, or one that cannot be read.
+    :param most: as many are read; None: all of them, which are not to be too many.
+    :raises RequestError: no images there, too many, or one that cannot be read.
     """
     import numpy as np
 
-    paths = find_images(folder)[:most]
+    paths = _chosen(folder, most, height * width * channels)
     if channels not in (1, 3):
         raise RequestError(f"images have 1 or 3 channels, and the model takes {channels}")
     from PIL import Image
@@ -237,6 +243,9 @@ def read_images(
     result = []
     for path in paths:
         with _opened(path) as image:
+            if max(image.size) > MOST_RATIO * min(image.size):
+                shown = "x".join(map(str, image.size))
+                raise RequestError(f"the image {path} is a mere line: {shown}")
             converted = image.convert("RGB" if channels == 3 else "L")
         fitted = (
             crop(converted) if crop else converted.resize((width, height), Image.Resampling.BICUBIC)
@@ -266,11 +275,27 @@ def find_images(folder: Path) -> list[Path]:
 def check_images(folder: Path, most: int | None = None) -> None:
     """Whether a folder holds images, by what their first bytes say: cheap, and without torch.
 
-    :raises RequestError: it does not, or one of those that would be read is none.
+    :raises RequestError: it does not, they are too many, or one that would be read is none.
     """
-    for path in find_images(folder)[:most]:
+    for path in _chosen(folder, most):
         with _opened(path):
             pass
+
+
+def _chosen(folder: Path, most: int | None, size: int = 1) -> list[Path]:
+    """The first images of a folder, or all.
+
+    :param size: bytes of one of them, as the model takes it.
+    :raises RequestError: all are wanted, and they are too many.
+    """
+    paths = find_images(folder)
+    limit = min(MOST_IMAGES, MOST_IMAGE_BYTES // size)
+    if most is None and len(paths) > limit:
+        raise RequestError(
+            f"{folder} holds {len(paths):,} images, and at most {limit:,} can be compared",
+            "name a folder with some of them",
+        )
+    return paths[:most]
 
 
 @contextmanager

@@ -37,9 +37,10 @@ import torch  # noqa: E402
 import timmx_core.verification  # noqa: E402
 from timmx_core import manifest, options  # noqa: E402
 from timmx_core.backend import Backend, LoadedModel  # noqa: E402
-from timmx_core.inputs import outputs_of, pixels_to_input  # noqa: E402
+from timmx_core.inputs import pixels_to_input  # noqa: E402
 from timmx_core.loading import PLAIN  # noqa: E402
 from timmx_core.measure import measure  # noqa: E402
+from timmx_core.outputs import tensors_of  # noqa: E402
 from timmx_core.plugins import get_manager  # noqa: E402
 from timmx_core.subject import Subject, load, make_subject  # noqa: E402
 
@@ -138,7 +139,7 @@ def _rate(subject: Subject, loaded: LoadedModel) -> dict[str, Any]:
     """The measure on PyTorch's own output, all outputs, the worst deciding."""
     image = torch.from_numpy(pixels_to_input(subject.pixels, loaded.inputs[0]))
     with torch.inference_mode():
-        got = [output.numpy() for output in outputs_of(loaded.module(image))]
+        got = [output.numpy() for output in tensors_of(loaded.module(image))]
     rows = [
         measure(reference, array, len(array), FLOOR, "PyTorch")
         for reference, array in zip(subject.references, got, strict=True)
@@ -149,7 +150,7 @@ def _rate(subject: Subject, loaded: LoadedModel) -> dict[str, Any]:
 
 def _first(module: torch.nn.Module, image: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
-        array: np.ndarray = outputs_of(module(image))[0].double().numpy().ravel()
+        array: np.ndarray = tensors_of(module(image))[0].double().numpy().ravel()
         return array
 
 

@@ -260,6 +260,16 @@ def test_whatever_a_module_does_is_an_error_of_timmx(
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("model", [nn.ReLU(), Path("model"), None])
+@pytest.mark.parametrize(
+    "call", [api.describe_model, lambda model: api.export_all(model, ["any"], output="nowhere")]
+)
+def test_where_a_name_is_wanted_nothing_else_is_taken(call: Any, model: Any) -> None:
+    with pytest.raises(RequestError, match="a model (is given by its name|cannot be)"):
+        call(model)
+    assert not Path("nowhere").exists()
+
+
 def test_the_traceback_of_a_module_s_own_code_is_the_cause() -> None:
     error = KeyError("x")
     with pytest.raises(ModelError) as caught:

@@ -91,12 +91,15 @@ def export_all(
     :param own_options: further options by format.
     :param jobs: the most at once; fewer where memory does not allow it.
     :return: by format, the result or what went wrong; one that fails stops none of the others.
-    :raises TimmxError: where no export was begun: an unknown format, a folder that cannot be made.
+    :raises TimmxError: where no export was begun: a model that is no name, an unknown format, a
+        folder that cannot be made.
 
     .. versionadded:: 0.1
     """
     from timmx_core import together
+    from timmx_core.model_checks import require_name
 
+    require_name(model)
     manager = manager or get_manager()
     done = together.export_all(
         model,
@@ -298,13 +301,16 @@ def describe_model(model: str, **options: Any) -> dict[str, Any]:
     """Parameters, input contract, classes and weights of a model, without building its weights.
 
     :raises ModelError: unknown.
+    :raises RequestError: it is no name.
 
     .. versionadded:: 0.1
     """
     from importlib.util import find_spec
 
     from timmx_core.description import describe
+    from timmx_core.model_checks import require_name
 
+    require_name(model)
     plugin = None if find_spec("timm") is not None else _with_timm(get_manager())
     if plugin is not None and not options:
         from timmx_core.isolation.dispatch import ask

@@ -51,6 +51,19 @@ def check_type(model: Any) -> None:
     raise RequestError(f"a model cannot be {kind}", hint)
 
 
+def require_name(model: Any) -> None:
+    """Refuse all but a name, where a module of this process cannot be taken.
+
+    :raises RequestError: says so.
+    """
+    check_type(model)
+    if not isinstance(model, str):
+        raise RequestError(
+            f"a model is given by its name here, and not as a module ({type(model).__name__})",
+            'save it, and name it as "local-dir:PATH", or timm\'s name with checkpoint=PATH',
+        )
+
+
 def check_name(name: str, model_kwarg: tuple[str, ...] = ()) -> None:
     """Refuse a name that timm cannot know, in milliseconds and without importing torch.
 

@@ -90,7 +90,6 @@ def test_a_file_commands_no_terminal(
     def change(manifest: dict[str, Any]) -> None:
         manifest["model"]["name"] = COMMAND
         manifest["model"]["weights"]["source"] = COMMAND
-        manifest["outputs"][0]["name"] = COMMAND
         manifest["versions"] = {COMMAND: COMMAND}
         manifest["notes"] = [COMMAND]
         manifest["precision"]["weights"] = COMMAND

@@ -265,7 +265,7 @@ def test_whatever_a_module_does_is_an_error_of_timmx(
     "call", [api.describe_model, lambda model: api.export_all(model, ["any"], output="nowhere")]
 )
 def test_where_a_name_is_wanted_nothing_else_is_taken(call: Any, model: Any) -> None:
-    with pytest.raises(RequestError, match="a model (is given by its name|cannot be)"):
+    with pytest.raises(RequestError, match=r"a model (is given by its name|cannot be)"):
         call(model)
     assert not Path("nowhere").exists()
 

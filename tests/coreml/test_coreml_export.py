@@ -16,6 +16,7 @@ import timmx_core
 from timmx_core.errors import ExportError, OutputError, RequestError
 from timmx_core.inspection import CHANGED
 from timmx_core.labels import unique_labels
+from timmx_core.testing.models import INPUT_SIZE, two_outputs
 from timmx_coreml.mil import load
 from timmx_coreml.mil.package import Package
 
@@ -164,6 +165,14 @@ def test_labels_make_a_classifier(tmp_path: Path) -> None:
     assert sum(probabilities.values()) == pytest.approx(1, abs=0.01)
     assert answer["classLabel"] == max(probabilities, key=probabilities.get)
     assert list(probabilities)[:2] == ["tench, Tinca tinca", "goldfish, Carassius auratus"]
+
+
+def test_labels_of_one_among_several_outputs_are_refused(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"class {index}" for index in range(10)))
+    given: dict[str, Any] = {"input_size": INPUT_SIZE, "num_classes": None}
+    with pytest.raises(RequestError, match="one output, and the model gives 2"):
+        exported(tmp_path, two_outputs(), labels=str(labels), **given)
 
 
 def test_labels_of_one_name_stay_apart() -> None:

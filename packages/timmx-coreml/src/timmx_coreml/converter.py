@@ -35,11 +35,6 @@ class Plan:
     sizes: Sizes
 
 
-def probabilities_name(outputs: Sequence[TensorSpec]) -> str:
-    """The output that a classifier names the classes of; core lets labels through with one only."""
-    return next(output.name for output in outputs if output.role == "probabilities")
-
-
 @dataclass
 class Captured:
     """A model as the converter takes it. `how`: "export" or "trace"."""
@@ -104,8 +99,7 @@ def convert(captured: Captured, plan: Plan, compute: Any, context: Context) -> A
         arguments["compute_precision"] = compute
     if plan.labels:
         arguments["classifier_config"] = ct.ClassifierConfig(
-            unique_labels(plan.labels),
-            predicted_probabilities_output=probabilities_name(plan.outputs),
+            unique_labels(plan.labels), predicted_probabilities_output=plan.outputs[0].name
         )
     with scratch(context.staging):
         try:

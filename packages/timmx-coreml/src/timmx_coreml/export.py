@@ -27,7 +27,6 @@ from timmx_coreml.converter import (
     Plan,
     capture,
     convert,
-    probabilities_name,
     scratch,
     sized,
 )
@@ -77,6 +76,11 @@ class _Export:
             raise RequestError(
                 f"a Core ML image has 1 or 3 channels, and the model takes {self.input.shape[1]}",
                 "leave out --image-input",
+            )
+        if model.labels and len(model.outputs) > 1:
+            raise RequestError(
+                f"a Core ML classifier has one output, and the model gives {len(model.outputs)}",
+                "leave out --labels, or export a module that gives the logits alone",
             )
         self.module: torch.nn.Module = (
             PixelInput(model.module, self.input).eval() if self.image else model.module
@@ -214,7 +218,7 @@ class _Export:
         metadata.author = metadata.author or "timmx"
         metadata.license = _licence(self.loaded)
         if self.plan.labels:
-            _name_probabilities(spec, probabilities_name(self.loaded.outputs))
+            _name_probabilities(spec, self.loaded.outputs[0].name)
             metadata.userDefined["com.apple.coreml.model.preview.type"] = "imageClassifier"
         for port in description.input:
             port.shortDescription = _say_input(self._port())

@@ -78,7 +78,7 @@ def _without_prefix(
     prefix = whole[0]
     inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     others = [_ascii(key) for key in state if not key.startswith(prefix)]
-    left = f"; left out: {_count('others', others)}" if others else ""
+    left = f"; left out: {_some(others)}" if others else ""
     return inner, [f"the checkpoint's names begin with {_ascii(prefix)}, which is taken off{left}"]
 
 
@@ -104,7 +104,7 @@ def _filtered(
     if not _fits(given, own):
         return state, []
     resized = [f"{k} from {_shape(state[k])}" for k in _of_another_shape(state, own)]
-    what = f"resampled: {_count('tables', resized)}" if resized else "its names are of another form"
+    what = f"resampled: {_some(resized)}" if resized else "its names are of another form"
     return given, [f"the checkpoint was fitted by timm's own filter ({what})"]
 
 
@@ -132,12 +132,14 @@ def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _count(kind: str, keys: list[str], most: int = 5) -> str:
-    if not keys:
-        return ""
+def _count(kind: str, keys: list[str]) -> str:
+    return f"{len(keys)} {kind}: {_some(keys)}" if keys else ""
+
+
+def _some(keys: list[str], most: int = 5) -> str:
     shown = ", ".join(key[:120] for key in keys[:most])
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return f"{len(keys)} {kind}: {shown}{more}"
+    return f"{shown}{more}"
 
 
 def digest(model: torch.nn.Module) -> str:

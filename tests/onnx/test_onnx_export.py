@@ -301,7 +301,8 @@ def test_the_snippet_of_a_changed_file_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert "onnxruntime.InferenceSession" in done.stdout
-    assert done.stderr == f"note: {path.name} is not the file that was exported\n"
+    told = f"note: {path.name} is not the file that was exported\nnote: {CHANGED}\n"
+    assert done.stderr == told
 
 
 @pytest.mark.parametrize(

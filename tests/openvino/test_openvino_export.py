@@ -17,6 +17,7 @@ from testdata import Photograph
 import timmx_core
 from timmx_core.backend import Artifact
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, MissingDependency
+from timmx_core.inspection import CHANGED
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn, tiny_vit
 from timmx_openvino import export as exporting
 from timmx_openvino.backend import OpenVinoBackend
@@ -74,7 +75,8 @@ def test_both_files_are_of_the_record(tmp_path: Path) -> None:
         wrong = exported(folder, tiny_cnn(other))
         (wrong.path.parent / "model.bin").replace(tmp_path / "model.bin")
     verdict = timmx_core.verify(tmp_path / "model.xml")
-    assert verdict.reason == "model.bin is not the file that was exported"
+    assert verdict.status == "failed"
+    assert verdict.reason.startswith(f"model.bin is not the file that was exported; {CHANGED}; ")
     (tmp_path / "model.xml.timmx.json").unlink()
     assert timmx_core.verify(tmp_path / "model.xml").status == "failed"
 

@@ -484,6 +484,33 @@ def accidents() -> str:
     return table(["accident", "runs", "absent", "as before", "new and whole", "trouble"], rows, 1)
 
 
+def changes() -> str:
+    """What is told of weights that were changed by 2 %, by format and precision."""
+    rows: Rows = []
+    for path in sorted(RESULTS.glob("changes-*.json")):
+        content = results(path.stem)
+        rows += [
+            [
+                content["format"],
+                row["precision"],
+                f"{row['floor_db']:g}",
+                *(_decibels(db) for db in (row["exported"][1], row["changed_db"])),
+                *(_told(*row[way]) for way in ("without_record", "with_record")),
+            ]
+            for row in content["rows"]
+        ]
+    header = ["format", "precision", "floor", "exported", "changed by 2 %"]
+    return table([*header, "its record gone", "with its record"], rows, 2)
+
+
+def _told(status: str, _: str, by_digest: bool) -> str:
+    return f"{status}, by the digest" if by_digest and status == "failed" else status
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else "exact" if value >= 200 else f"{value:.1f}"
+
+
 def _ended(tried: list[Mapping[str, Any]], way: str) -> str:
     return count(tried, lambda row: row["target"] == way)
 
@@ -496,6 +523,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-clean": clean,
     "faults-versions": versions,
     "accidents": accidents,
+    "changes": changes,
     "budgets": budgets,
     "dispatch": dispatch,
     "calibration-onnx": calibration,

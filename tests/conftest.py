@@ -19,6 +19,7 @@ pytest.register_assert_rewrite(
     "reference_trials",
 )
 
+import margins  # noqa: E402
 import testdata  # noqa: E402
 
 # Before anything imports huggingface_hub, which reads these once; child processes inherit them.
@@ -29,6 +30,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("TIMMX_DISABLE_PLUGINS", None)
 # As the command line has it: torch's threads do not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    margins.add_option(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    margins.configure(config)
 
 
 def pytest_unconfigure() -> None:

@@ -77,6 +77,7 @@ def test_what_vanishes_beside_activations_of_one_is_made_to_matter() -> None:
     module.bias = nn.Parameter(torch.zeros(1))
     make_informative(module, torch.zeros(1), 0)
     assert 0.05 < module.token.std().item() < 0.2
+    # The bounds of the gain are those that it is drawn between.
     assert 0.5 <= module.gain.item() <= 1.5
     assert module.temperature.item() == 1.0
     assert 0.0 < abs(module.bias.item()) < 0.5

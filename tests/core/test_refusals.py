@@ -98,7 +98,8 @@ def test_refused_at_once(
         capture_output=True,
         text=True,
     )
-    assert processor_time() - start < 0.5
+    # Importing torch takes two seconds or more.
+    assert processor_time() - start < 1.0
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     first, *rest = done.stderr.splitlines()

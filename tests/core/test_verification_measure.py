@@ -53,7 +53,7 @@ def test_a_high_cosine_is_worth_nothing(truth: np.ndarray, name: str) -> None:
     row = rate(truth, got)
     assert row.status == "failed"
     assert row.cosine is not None
-    assert row.cosine > 0.9
+    assert row.cosine > 0.75
 
 
 @pytest.mark.parametrize("name", ["constant", "mean", "rolled"])
@@ -66,6 +66,7 @@ def test_what_ignores_its_image_fails_at_the_lowest_floor(truth: np.ndarray, nam
     row = rate(truth, got, floor=5.0)
     assert row.status == "failed"
     assert row.snr_db is not None
+    # By definition, and on every machine: its noise is the signal, or more.
     assert row.snr_db <= 0.01
 
 

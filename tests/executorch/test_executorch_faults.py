@@ -9,5 +9,4 @@ from timmx_executorch.backend import ExecutorchBackend
 
 class TestExecutorch(FaultSuite):
     backend = ExecutorchBackend()
-    margin_db = 18.0  # XNNPACK's softmax has 98 dB
     sampled = 12

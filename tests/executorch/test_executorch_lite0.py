@@ -50,7 +50,7 @@ def test_int8_calibrated_on_ten_agrees_on_the_other_ten(
         shutil.copy(photograph.path, images)
     path = exported(lite0_dir, tmp_path, precision="int8", calibration_data=str(images))
     found = photo_trials.classes_of_file(path, photographs[10:])
-    assert sum(a == b for a, b in zip(found, classes[10:], strict=True)) >= 9
+    assert sum(a == b for a, b in zip(found, classes[10:], strict=True)) >= 7
     report = timmx_core.inspect(path).manifest["report"]
     assert report["float_snr_db"] > 80
     # Ops that XNNPACK left between its parts would be computed in float.

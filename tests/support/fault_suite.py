@@ -24,6 +24,10 @@ from timmx_core.worker import Outcome, run_probes
 FAILED = VerificationError.exit_code
 SMALL = "test_convnext"  # timm's own for tests: depthwise and dense layers, norms, LayerScale
 SIZE = (3, 64, 64)
+# By which a good file is above its floor. The structural fault that is hardest to see, an output
+# x 1.01, has 40 dB by arithmetic, half of the floor of fp32: what lies at 90 or more is none, and a
+# runtime whose exponential is a polynomial (98 to 100 dB) has room on any processor.
+MARGIN_DB = 10.0
 # One layer of each kind that the model has, and each kind of fault.
 LAYERS = (
     ("model.stem.0.weight", "transposed"),
@@ -85,7 +89,6 @@ class FaultSuite:
     model: ClassVar[str] = SMALL
     options: ClassVar[Mapping[str, Any]] = {"input_size": SIZE}
     impossible: ClassVar[Mapping[str, str]] = {}  # fault, option or "embedding" -> reason
-    margin_db: ClassVar[float] = 20.0  # by which a good file is above its floor
     # Of the faults before conversion each n-th; `benchmarks/faults.py` tries all.
     sampled: ClassVar[int] = 1
     refused: ClassVar[frozenset[str]] = frozenset()  # faults with which the file does not run
@@ -151,7 +154,7 @@ class FaultSuite:
         ):
             assert verdict["status"] == "verified", verdict["reason"]
             margins = [m["snr_db"] - m["floor_db"] for m in verdict["measurements"]]
-            assert min(margins) >= self.margin_db
+            assert min(margins) >= MARGIN_DB
 
     @pytest.mark.parametrize("fault", faults.STRUCTURAL, ids=lambda fault: fault.name)
     def test_a_structural_fault_is_caught(self, fault: faults.Fault, tmp_path: Path) -> None:

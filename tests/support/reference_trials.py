@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-TOLERANCE_DB = 6.0  # of rounding errors, on another machine with other releases
+# Of rounding errors, on another machine with other releases: two bits. fp16 where fp32 is meant,
+# or weights in fewer bits, change a row by 50 dB.
+TOLERANCE_DB = 12.0
 
 
 def _reference() -> ModuleType:

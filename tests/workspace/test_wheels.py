@@ -80,7 +80,7 @@ def test_the_main_job_from_wheels(dist: Path, tmp_path: Path) -> None:
 
     printed = run(python.parent / "timmx", "onnx", "resnet18", "--json", cwd=tmp_path)
     assert json.loads(printed)["verdict"]["status"] == "verified"
-    assert (tmp_path / "resnet18.onnx").stat().st_size > 40e6
+    assert (tmp_path / "resnet18.onnx").stat().st_size > 30e6  # 11.7 million weights
     assert (tmp_path / "resnet18.onnx.timmx.json").is_file()
 
     places = run(python, "-c", "import timmx_core as c; print(c.__file__)", cwd=tmp_path)

@@ -177,7 +177,7 @@ def paused_install(
             prelude = f"open({str(mark)!r}, 'w').close(); time.sleep(60)"
         else:
             (host.home / "locks").mkdir(parents=True)
-            stack.enter_context(FileLock(host.home / "locks" / "index.lock"))
+            stack.enter_context(FileLock(host.home / "locks" / "plugins.json.lock"))
         wheel = plugin_wheel(wheels, "crumb", prelude=prelude)
         process = host.start("plugins", "install", wheel, "--isolated", *OFFLINE, **variables)
         if stage == "index":

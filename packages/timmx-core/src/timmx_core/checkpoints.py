@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.errors import ModelError, first_line
+from timmx_core.paths import is_text
 
 if TYPE_CHECKING:
     import torch
@@ -83,10 +84,11 @@ def _begins(path: Path, length: int = 1) -> bytes:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        return load_file(path)
+        # It opens paths in UTF-8 alone.
+        return load_file(path) if is_text(path) else load(path.read_bytes())
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"cannot read {path} as safetensors: {first_line(error)}",

@@ -14,6 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -60,13 +64,25 @@ def _kill_children() -> None:
         psutil.wait_procs(children, timeout=3)
 
 
-def die_with_parent(number: int) -> None:
-    """Ask Linux for a signal when the parent dies, should this process be deep in C code then."""
-    if sys.platform == "linux":
+def die_with_parent(name: str) -> None:
+    """Ask Linux for a signal when the parent dies, should this process be deep in C code then.
+
+    :param name: "SIGTERM", or "SIGKILL", which Windows has not.
+    """
+    if sys.platform == "linux" and hasattr(signal, name):
         import ctypes
 
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(getattr(signal, name)))
+
+
+def kill_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and, where systems have sessions, all that it started in its own."""
+    if hasattr(os, "killpg") and hasattr(signal, "SIGKILL"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    with suppress(OSError):
+        process.kill()
 
 
 @contextmanager

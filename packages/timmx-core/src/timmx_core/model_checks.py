@@ -13,6 +13,7 @@ from typing import Any
 
 from timmx_core import weights
 from timmx_core.errors import ModelError, RequestError
+from timmx_core.paths import is_text
 
 # What core passes to timm itself; a --model-kwarg of that name would contradict an option.
 MOST_CONFIG = 16 << 20
@@ -104,6 +105,8 @@ def _check_folder(folder: Path) -> None:
     """
     from timmx_core import catalog, strict_json
 
+    if not is_text(folder):
+        raise ModelError(f"folder {folder} cannot be spelt in UTF-8", "rename or copy it")
     path = folder / "config.json"
     if not os.path.isfile(path):  # noqa: PTH113 (a name that no file can have is none)
         raise ModelError(

@@ -17,6 +17,15 @@ def home() -> Path:
     return user_data_path("timmx", appauthor=False)
 
 
+def is_text(path: str | Path) -> bool:
+    """Whether a path can be spelt in UTF-8, as records are and as most libraries open files."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def log_dir() -> Path:
     """Logs of failed runs."""
     return home() / "logs"

@@ -25,6 +25,7 @@ from timmx_core.inspection import (
 )
 from timmx_core.interrupts import at_end, forget
 from timmx_core.measure import Reference
+from timmx_core.paths import is_text
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.publishing import read_record, record_path
 from timmx_core.results import Inspection, Verdict
@@ -57,6 +58,7 @@ def verify_file(
     :raises ArtifactError: the file or its manifest cannot be read.
     """
     watch = Stopwatch(reporter)
+    _check_path(path)
     with watch.stage("read"):
         try:
             if built_from is not None:
@@ -145,6 +147,18 @@ def _measured(
                 f"the temporary folder cannot be written: {error.strerror or error}",
                 "make room there, or name another one with TMPDIR",
             ) from error
+
+
+def _check_path(path: Path) -> None:
+    """Whether a runtime can be given the path, or a good file would fail.
+
+    :raises ArtifactError: it cannot.
+    """
+    check_there(path)
+    if not is_text(path.resolve()):
+        raise ArtifactError(
+            f"{path} cannot be spelt in UTF-8, so runtimes cannot open it", "rename or copy it"
+        )
 
 
 def _changed(inspection: Inspection) -> str:

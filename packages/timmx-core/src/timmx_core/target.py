@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from timmx_core.backend import Backend, ExportRequest
 from timmx_core.errors import OutputError, RequestError
 from timmx_core.ownership import Naming, check_places
+from timmx_core.paths import is_text
 from timmx_core.records import record_path
 from timmx_core.staging import output_error
 
@@ -24,12 +25,15 @@ def target_of(backend: Backend, request: ExportRequest) -> Path:
     """The path of the primary, absolute.
 
     :raises RequestError: a suffix that the format does not have.
-    :raises OutputError: a directory, or a file that exists and may not be replaced.
+    :raises OutputError: a directory, a path that cannot be spelt in UTF-8, or a file that exists
+        and may not be replaced.
     """
     output = request.shared["output"]
     suffix = backend.suffixes[0]
     path = Path(output) if output else Path(default_name(request.model) + suffix)
     path = Path(os.path.abspath(path))
+    if not is_text(path):
+        raise OutputError(f"{path} cannot be spelt in UTF-8", "choose another place with -o PATH")
     _check_name(path)
     _check(backend, path, request.shared["overwrite"], output)
     return path

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from timmx_core.backend import Backend, Runner
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, TimmxError
 from timmx_core.garbage import seldom_collected
-from timmx_core.interrupts import die_with_parent
+from timmx_core.interrupts import die_with_parent, kill_session
 from timmx_core.measure import output_text
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", BOOT, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
-            stdout=_descriptor(1),
-            stderr=_descriptor(2),
+            # stdout carries the result of the command alone, so both go where stderr goes.
+            stdout=_stderr(),
+            stderr=_stderr(),
             # A Ctrl-C at the terminal is the parent's to handle.
             start_new_session=True,
         )
@@ -81,9 +82,7 @@ class Worker:
     def close(self) -> None:
         """End the process, whatever it does."""
         if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()
+            kill_session(self._process)
         self._process.wait()
         if self._process.stdin:
             # What was still in the pipe's buffer is of no use to a dead process.
@@ -197,18 +196,17 @@ def _collect(folder: Path, trouble: str, batches: tuple[int, ...]) -> Outcome:
     return Outcome("ok", "", "", result["runner"], result["kind"], outputs)
 
 
-def _descriptor(number: int) -> int | None:
+def _stderr() -> int:
     try:
-        os.fstat(number)
+        os.fstat(2)
     except OSError:
         return subprocess.DEVNULL
-    # stdout carries the result of the command alone, so both go where stderr goes.
     return 2
 
 
 def main() -> None:
     """The worker's own life: warm up, wait for the job, run it, leave the result."""
-    die_with_parent(signal.SIGKILL)
+    die_with_parent("SIGKILL")
     backend = _find(json.loads(sys.stdin.buffer.readline()))
     with seldom_collected(), contextlib.suppress(TimmxError, ImportError):
         backend.preload()  # whatever is missing is told when the file is opened

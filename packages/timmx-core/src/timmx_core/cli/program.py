@@ -52,7 +52,24 @@ def main() -> NoReturn:
     # Threads of torch that wait for each other by spinning take ten times the time where other
     # processes want the same cores; sleeping costs next to nothing where none does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _open_standard_streams()
     _leave(run(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Lead nowhere what the caller closed (`>&-`, services, cron): nobody wants it.
+
+    Otherwise the next file to be opened, such as the one that is being made, has the number of
+    stdout, and what a library in C prints goes into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        # The lowest number that is free: its own, unless somebody has taken that meanwhile.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.set_inheritable(nowhere, True)
+        mode = "w" if number else "r"
+        setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8", errors="replace"))
 
 
 def _leave(code: int) -> NoReturn:
@@ -87,7 +104,7 @@ def _run_for_host(result: Path, arguments: Sequence[str]) -> int:
     from timmx_core.interrupts import die_with_parent
     from timmx_core.isolation.messages import Answer
 
-    die_with_parent(signal.SIGTERM)
+    die_with_parent("SIGTERM")
     try:
         answer = Answer(result)
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ COMPLETE_VARIABLE = "_TIMMX_COMPLETE"
 
 
 RESULT_OPTION = "--result-file"
+NO_JSON = re.compile(rf"{UNSAFE.pattern}|[\ud800-\udfff]")
 
 
 @dataclass
@@ -128,8 +130,14 @@ def print_json(data: Any) -> None:
             raise unwritable(error) from error
         return
     text = json.dumps(data, indent=2, ensure_ascii=False)
-    # What a terminal might obey stands in strings alone, and has another spelling there.
-    print_result(UNSAFE.sub(lambda m: f"\\u{ord(m[0]):04x}" if m[0] != "\r" else "\\r", text))
+    # What a terminal might obey stands in strings alone, and has another spelling there; so have
+    # bytes of a path that are no text.
+    text = NO_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}" if m[0] != "\r" else "\\r", text)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # stdout takes ASCII, or little more
+        text = json.dumps(data, indent=2)
+    print_result(text)
 
 
 def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:

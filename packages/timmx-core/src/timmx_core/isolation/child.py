@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from timmx_core.errors import IsolationError
-from timmx_core.interrupts import at_end, end_first, forget, held_back
+from timmx_core.interrupts import at_end, end_first, forget, held_back, kill_session
 from timmx_core.isolation.description import PROTOCOL
 from timmx_core.isolation.messages import Events
 from timmx_core.paths import home
@@ -251,8 +251,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait(max(0.0, deadline - time.monotonic()))
     for process in alive:
         if process.poll() is None:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_session(process)
             process.wait()
 
 

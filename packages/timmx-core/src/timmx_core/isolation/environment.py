@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from timmx_core.isolation.index import Entry, environments, read_index
+from timmx_core.isolation.index import FOLDER, Entry, environments, read_index
 from timmx_core.isolation.locks import locked_if_free
-
-FOLDER = re.compile(r"(?P<name>.+)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)

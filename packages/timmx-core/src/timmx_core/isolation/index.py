@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from timmx_core.paths import home
 SCHEMA = 1
 ENTRY_FILE = "timmx-plugin.json"
 REPAIR = "timmx plugins repair"
+# Names stand in those of locks and folders, and in patterns of them.
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+FOLDER = re.compile(rf"(?P<name>{NAME.pattern})-[0-9a-f]{{8}}")
+LOCK = "plugins.json"  # of the index; no plugin can have that name
 
 
 class DamagedIndexError(IsolationError):
@@ -98,7 +103,10 @@ def read_index() -> dict[str, Entry]:
                 f"{schema}, and this one knows {SCHEMA})",
                 "pip install --upgrade timmx-core, or set TIMMX_HOME to a folder of this one's own",
             )
-        return {name: entry_from_json(entry) for name, entry in content["plugins"].items()}
+        entries = {name: entry_from_json(entry) for name, entry in content["plugins"].items()}
+        if any(name != entry.name for name, entry in entries.items()):
+            raise ValueError("an entry under another's name")
+        return entries
     except IsolationError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -115,7 +123,7 @@ def change_index(change: Callable[[dict[str, Entry]], None]) -> None:
     """
     from timmx_core.isolation.locks import locked
 
-    with locked("index"):
+    with locked(LOCK):
         entries = read_index()
         change(entries)
         write_index(entries)
@@ -172,18 +180,19 @@ def kept_entries() -> Iterator[Entry]:
     files = [(path.stat().st_mtime, path) for path in environments().glob(f"*/{ENTRY_FILE}")]
     for _, path in sorted(files):
         try:
-            entry = entry_from_json(json.loads(path.read_bytes())["entry"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            kept = json.loads(path.read_bytes())["entry"]
+            yield entry_from_json({**kept, "folder": path.parent.name})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # an environment that was not finished
-        yield replace(entry, folder=path.parent.name)
 
 
 def entry_from_json(data: Mapping[str, Any]) -> Entry:
-    """:raises KeyError, TypeError: it is no entry."""
+    """:raises KeyError, TypeError, ValueError: it is no entry."""
     words = ("name", "distribution", "version", "origin", "folder")
     texts = {key: _text(data[key]) for key in words}
-    if Path(texts["folder"]).name != texts["folder"]:
-        raise TypeError("an environment outside the folder of environments")
+    match = FOLDER.fullmatch(texts["folder"])
+    if NAME.fullmatch(texts["name"]) is None or match is None or match["name"] != texts["name"]:
+        raise ValueError("no name of a plugin, or no folder of one of its environments")
     made = data["recipe"]
     recipe = Recipe(
         requirement=_texts(made["requirement"]),

@@ -91,7 +91,7 @@ def _from_path(path: Path) -> Wanted:
 def _project_name(folder: Path) -> str:
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-        return canonicalize_name(project["project"]["name"])
+        return canonicalize_name(project["project"]["name"], validate=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(
             f"{folder} holds no distribution: no pyproject.toml with a [project] and its name"

@@ -22,6 +22,7 @@ from timmx_core.isolation.builder import (
 from timmx_core.isolation.dialogue import Dialogue
 from timmx_core.isolation.environment import environment_of, leftovers, sweep
 from timmx_core.isolation.index import (
+    LOCK,
     DamagedIndexError,
     Entry,
     Recipe,
@@ -270,7 +271,7 @@ def _repair_index(dialogue: Dialogue) -> None:
     names = ", ".join(found) or "none"
     if not dialogue.confirm(f"Put the index together from the environments ({names})?"):
         raise IsolationError("the index of isolated plugins is still damaged")
-    with locked("index"):
+    with locked(LOCK):
         with suppress(FileNotFoundError):
             os.replace(path, path.with_suffix(".json.damaged"))
         write_index(found)

@@ -184,14 +184,27 @@ def test_an_interrupted_program_ends_its_exports(host: Host, tmp_path: Path) -> 
     assert host.files == []
 
 
-def test_files_of_one_suffix_get_the_formats_name() -> None:
+def test_files_of_one_name_get_the_formats_name() -> None:
+    """Companions count: OpenVINO and ncnn both write `<stem>.bin`."""
+
+    def files(primary: str, *companions: str) -> SimpleNamespace:
+        return SimpleNamespace(suffixes=(primary,), companion_suffixes=companions)
+
     backends = {
-        "one": SimpleNamespace(suffixes=(".x",)),
-        "two": SimpleNamespace(suffixes=(".x",)),
-        "three": SimpleNamespace(suffixes=(".y",)),
+        "one": files(".x"),
+        "two": files(".x"),
+        "three": files(".y"),
+        "four": files(".xml", ".bin"),
+        "five": files(".param", ".bin"),
     }
     names = together._file_names("hf-hub:org/net.v1", backends)
-    assert names == {"one": "net.v1.one.x", "two": "net.v1.two.x", "three": "net.v1.y"}
+    assert names == {
+        "one": "net.v1.one.x",
+        "two": "net.v1.two.x",
+        "three": "net.v1.y",
+        "four": "net.v1.four.xml",
+        "five": "net.v1.five.param",
+    }
 
 
 def test_memory_decides_how_many_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

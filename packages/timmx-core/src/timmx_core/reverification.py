@@ -117,7 +117,7 @@ def _measured(
     :param images: model, checkpoint and folder, where there are further ones.
     """
     backend, manifest = manager.backend(inspection.format), inspection.manifest
-    with watch.stage("probes"):
+    with watch.stage("verify"):
         pixels, references = _probes(manifest)
         if probes.digest(pixels) != manifest["probes"]["sha256"]:
             return Verdict(
@@ -125,7 +125,6 @@ def _measured(
             )
         if images is not None:
             pixels, references = _with_images(manifest, backend, *images)
-    with watch.stage("verify"):
         try:
             with _scratch() as scratch:
                 verdict = verify_artifact(

@@ -72,11 +72,11 @@ def number_in(node: ast.expr) -> float | None:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return value
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = number_in(operand)
-            return None if value is None else -value
+            positive = number_in(operand)
+            return None if positive is None else -positive
         case ast.Call(func=ast.Attribute(value=ast.Name(id="np")), args=[only]):  # np.float64(1.0)
-            value = number_in(only)
-            return None if value is None else float(value)
+            wrapped = number_in(only)
+            return None if wrapped is None else float(wrapped)
         case ast.BoolOp(op=ast.Or(), values=values):  # (row.snr_db or 0)
             return next((found for found in map(number_in, values) if found), None)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in SUMS:

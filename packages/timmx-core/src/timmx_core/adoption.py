@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from timmx_core import preprocessing, weights
 from timmx_core.errors import ModelError, RequestError, first_line
+from timmx_core.hooks import copy_without
 from timmx_core.model import BuiltModel, describe_outputs
 
 if TYPE_CHECKING:
@@ -30,9 +30,12 @@ def adopt(module: torch.nn.Module, shared: Mapping[str, Any]) -> BuiltModel:
             )
     name = type(module).__name__
     _check_numbers(module, name)
-    copied = _copy(module, name).eval()
+    copied, hooks = _copy(module, name)
+    copied.eval()
     digest = weights.digest(copied)
     notes = _widen(copied)
+    if hooks:
+        notes.append(f"{hooks} hooks of the module are not in the file: they are not parts of it")
     prepared, more = preprocessing.resolve(copied, shared, named=False)
     config = preprocessing.configuration(copied)
     built = BuiltModel(
@@ -69,9 +72,9 @@ def _check_numbers(module: torch.nn.Module, name: str) -> None:
             )
 
 
-def _copy(module: torch.nn.Module, name: str) -> torch.nn.Module:
+def _copy(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, int]:
     try:
-        return copy.deepcopy(module)
+        return copy_without(module)
     except Exception as error:
         raise ModelError(
             f"{name} cannot be copied, and timmx leaves the module as it is: "

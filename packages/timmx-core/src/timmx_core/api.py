@@ -21,6 +21,7 @@ from timmx_core.inspection import snippet as make_snippet
 from timmx_core.isolation.description import DescribedBackend
 from timmx_core.noise import Noise
 from timmx_core.plugins import PluginManager, get_manager
+from timmx_core.process import left_as_it_was
 from timmx_core.progress import Reporter, SilentReporter
 from timmx_core.results import ExportResult, Inspection, Verdict
 
@@ -41,7 +42,8 @@ def export(
 ) -> ExportResult:
     """Export a model to a verified file.
 
-    A format with an environment of its own is exported there, in another process.
+    A format with an environment of its own is exported there, in another process. Of the others,
+    one export at a time runs in a process: threads wait for each other.
 
     :param format: "onnx", ...; see `timmx plugins list`.
     :param model: a timm name, `hf-hub:org/name`, `local-dir:path`, or a module of your own, which
@@ -117,9 +119,10 @@ def export_all(
 def quiet(verbose: bool) -> Iterator[Noise]:
     """Converters' noise in a log, which is kept where something of theirs goes wrong.
 
-    The error's `log_path` and `log_tail` lead to it.
+    The error's `log_path` and `log_tail` lead to it. One thread at a time is in here; the others
+    wait. Afterwards the process is as it was.
     """
-    with Noise(verbose=verbose) as noise:
+    with left_as_it_was(), Noise(verbose=verbose) as noise:
         try:
             yield noise
         except (RequestError, ArtifactError, OutputError):
@@ -290,11 +293,13 @@ def load_model(
     check_model(request)
     with quiet(verbose):
         from timmx_core.labels import check_labels, read_labels
+        from timmx_core.torch_state import fresh
 
-        subject = make_subject(request, PLAIN.build_options(request))
-        labels = read_labels(request.shared["labels"])
-        check_labels(labels, subject.built)
-        return load(subject, request, PLAIN, labels)
+        with fresh(request.shared["device"]):
+            subject = make_subject(request, PLAIN.build_options(request))
+            labels = read_labels(request.shared["labels"])
+            check_labels(labels, subject.built)
+            return load(subject, request, PLAIN, labels)
 
 
 def describe_model(model: str, **options: Any) -> dict[str, Any]:
@@ -316,7 +321,8 @@ def describe_model(model: str, **options: Any) -> dict[str, Any]:
         from timmx_core.isolation.dispatch import ask
 
         return ask(plugin, ["info", "--json", "--", model])
-    return describe(model, options)
+    with left_as_it_was():
+        return describe(model, options)
 
 
 def _with_timm(manager: PluginManager) -> IsolatedPlugin | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Batch
 from timmx_core.errors import ExportError, first_line
+from timmx_core.torch_state import fresh
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,10 @@ class Capturer:
         )
 
     def _capture(self, module: torch.nn.Module) -> torch.export.ExportedProgram:
+        with fresh():
+            return self._captured(module)
+
+    def _captured(self, module: torch.nn.Module) -> torch.export.ExportedProgram:
         import torch
 
         # Non-strict first: it runs the model's own Python and takes most. Strict analyses the

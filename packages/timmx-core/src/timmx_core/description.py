@@ -10,6 +10,7 @@ from timmx_core import options as option_data
 from timmx_core.errors import ModelError
 from timmx_core.loading import PLAIN
 from timmx_core.model_checks import check_name
+from timmx_core.torch_state import fresh
 
 
 def describe(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def describe(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     shared = dict(request.shared) | {"pretrained": False, "checkpoint": None, "input_size": None}
     size = request.shared["input_size"]
-    with torch.device("meta"):
+    with fresh(), torch.device("meta"):
         try:
             built = models.build(name, shared, {})
         except NotImplementedError as error:

@@ -23,6 +23,7 @@ from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.results import ExportResult, Verdict
 from timmx_core.staging import Staging, output_error
 from timmx_core.target import target_of
+from timmx_core.torch_state import fresh
 
 if TYPE_CHECKING:
     from timmx_core.plugins import PluginManager
@@ -97,10 +98,11 @@ def _early_worker(
     backend: Backend, request: ExportRequest
 ) -> AbstractContextManager[Worker | None]:
     """The verification's process, started now so that its imports overlap with the export."""
-    from timmx_core.worker import Worker
+    from timmx_core.worker import Worker, check_found
 
     if not request.shared["verify"]:
         return contextlib.nullcontext()
+    check_found(backend)
     try:
         backend.check_run()
     except TimmxError:
@@ -158,16 +160,18 @@ class _Export:
             import torch  # noqa: F401
         from timmx_core.subject import load, make_subject
 
-        subject = make_subject(request, self.backend.build_options(request))
-        labels = read_labels(request.shared["labels"])
-        check_labels(labels, subject.built)
+        with fresh(request.shared["device"]):
+            subject = make_subject(request, self.backend.build_options(request))
+            labels = read_labels(request.shared["labels"])
+            check_labels(labels, subject.built)
+            loaded = load(subject, request, self.backend, labels)
         for note in subject.built.notes:
             self._note(note)
         if subject.built.weights["origin"] == "random":
             self._note("the weights are random (no --pretrained, no --checkpoint)")
         if request.shared["random_calibration"]:
             self._note("calibrated on synthetic images, which are not what the file will see")
-        return subject, load(subject, request, self.backend, labels)
+        return subject, loaded
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
@@ -175,7 +179,8 @@ class _Export:
 
     def _convert(self, loaded: LoadedModel, context: ExportContext) -> Artifact:
         try:
-            artifact = self.backend.export(loaded, self.request, context)
+            with fresh():
+                artifact = self.backend.export(loaded, self.request, context)
         except (TimmxError, OSError):
             raise
         except Exception as error:
@@ -192,8 +197,11 @@ class _Export:
         self, subject: Subject, loaded: LoadedModel, artifact: Artifact, context: ExportContext
     ) -> dict[str, Any]:
         distributions = {"timmx-core", "timm", "torch", *self._made_with(self.backend.name)}
+        # How the file was run to be verified is not of the file, and another machine differs.
+        running = {option.name for option in self.backend.options if option.phase == "run"}
+        shaping = {n: v for n, v in self.request.options.items() if n not in running}
         return manifests.build(
-            self.request,
+            replace(self.request, options=shaping),
             subject.built,
             artifact,
             subject.own,

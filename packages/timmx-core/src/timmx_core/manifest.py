@@ -130,12 +130,14 @@ def _outputs(artifact: Artifact, built: BuiltModel) -> list[dict[str, Any]]:
 
 def _given_options(request: ExportRequest) -> dict[str, Any]:
     """Options that shape the file. Paths, which would tell of the machine, stay out."""
-    from timmx_core.shared_options import SHARED_OPTIONS
+    from timmx_core.shared_options import NOT_OF_THE_FILE, SHARED_OPTIONS
 
     shaping = {
         o.name: request.shared[o.name]
         for o in SHARED_OPTIONS
-        if o.group in ("Model", "Input", "Output") and o.type != "path" and o.name != "overwrite"
+        if o.group in ("Model", "Input", "Output")
+        and o.type != "path"
+        and o.name not in NOT_OF_THE_FILE
     }
     labels = shaping.get("labels")
     if labels and labels != "imagenet-1k":

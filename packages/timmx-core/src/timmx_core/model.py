@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +16,7 @@ from timmx_core.errors import MissingDependency, ModelError, RequestError, first
 from timmx_core.model_checks import parse_kwargs
 from timmx_core.outputs import FeatureMap, Output, feature_maps
 from timmx_core.preprocessing import Preprocessing, configuration, resolve, run_shapes
+from timmx_core.torch_state import seed
 
 if TYPE_CHECKING:
     import torch
@@ -63,9 +66,6 @@ def _build_named(
     name: str, shared: Mapping[str, Any], build_options: Mapping[str, Any]
 ) -> BuiltModel:
     timm = import_timm()
-    import torch
-
-    _check_download(name, shared)
     task = _task(shared)
     arguments: dict[str, Any] = {
         "in_chans": _in_chans(shared),
@@ -79,8 +79,9 @@ def _build_named(
         arguments["num_classes"] = 0
     else:
         arguments["num_classes"] = shared["num_classes"]
-    torch.manual_seed(shared["seed"])
-    module = _create(timm, name, arguments, shared["input_size"])
+    seed(shared["seed"])
+    with _hub_in_reach(name, shared):
+        module = _create(timm, name, arguments, shared["input_size"])
     module.eval()
     notes: list[str] = []
     if shared["checkpoint"]:
@@ -123,24 +124,28 @@ def import_timm() -> Any:
     return timm
 
 
-def _check_download(name: str, shared: Mapping[str, Any]) -> None:
+def _hub_in_reach(name: str, shared: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """What to build within: the hub is not asked where the cache has the weights.
+
+    :raises ModelError: they have to be downloaded, and the hub does not answer.
+    """
     import timm
 
+    asked = contextlib.nullcontext()
     if name.startswith(("hf-hub:", "hf_hub:")):
-        if weights.in_hub_cache(name.partition(":")[2]):
-            return
-        weights.require_hub(weights.hub_endpoint(), f"cannot download the weights of {name}")
-        return
+        if not weights.in_hub_cache(name.partition(":")[2]):
+            weights.require_hub(weights.hub_endpoint(), f"cannot download the weights of {name}")
+        return asked
     if not shared["pretrained"] or ":" in name:
-        return
+        return asked
     config: Any = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     repo = getattr(config, "hf_hub_id", None)
     if repo and weights.in_hub_cache(repo):
-        weights.use_hub_cache_only()
-    elif repo:
-        weights.require_hub(weights.hub_endpoint(), f"cannot download the weights of {name}")
-    elif getattr(config, "url", None):
-        weights.require_hub(config.url, f"cannot download the weights of {name}")
+        return weights.hub_cache_only()
+    url = weights.hub_endpoint() if repo else getattr(config, "url", None)
+    if url:
+        weights.require_hub(url, f"cannot download the weights of {name}")
+    return asked
 
 
 def _task(shared: Mapping[str, Any]) -> Task:

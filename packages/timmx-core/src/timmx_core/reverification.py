@@ -29,6 +29,8 @@ from timmx_core.paths import is_text
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.publishing import read_record, record_path
 from timmx_core.results import Inspection, Verdict
+from timmx_core.shared_options import NOT_OF_THE_FILE
+from timmx_core.torch_state import fresh
 from timmx_core.verification import admits, check_ports, verify_artifact
 
 if TYPE_CHECKING:
@@ -350,7 +352,12 @@ def _with_images(
 
     assert model is not None
     # How it was lowered says nothing of the model, nor do options that were left as they are.
-    telling = {o.name: o for o in option_data.options_of(backend) if not o.precisions}
+    # Files of older versions also name the device that they were made on, and how they were run.
+    telling = {
+        o.name: o
+        for o in option_data.options_of(backend)
+        if not o.precisions and o.phase == "export" and o.name not in NOT_OF_THE_FILE
+    }
     given = {
         name: value
         for name, value in manifest["options"].items()
@@ -360,7 +367,8 @@ def _with_images(
     if checkpoint is None and isinstance(model, str):
         given["pretrained"] = manifest["model"]["weights"]["origin"] == "pretrained"
     request = option_data.make_request(backend, model, given)
-    subject = make_subject(replace(request, model=model), backend.build_options(request))
+    with fresh():
+        subject = make_subject(replace(request, model=model), backend.build_options(request))
     recorded = manifest["model"]["weights"].get("sha256")
     if recorded and recorded != subject.built.weights["sha256"]:
         raise RequestError(

@@ -256,6 +256,10 @@ SHARED_OPTIONS: tuple[Option, ...] = (
     ),
 )
 
+# Those about how and where a file is made. Those that measure, or name paths, are not of the file
+# either.
+NOT_OF_THE_FILE = frozenset({"device", "overwrite"})
+
 CALIBRATION_OPTIONS = frozenset(
     {
         "calibration_data",

@@ -92,9 +92,10 @@ def _make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> S
     pixels = probes.make(recipe)
     digest = probes.digest(pixels)
     device = _device(shared["device"])
-    built.module.to(device)
+    # All but the references is made on the CPU, so that the file depends on no device.
+    built.module.to("cpu")
     if built.weights["origin"] == "random":
-        images = inputs.reference_input(pixels, built.preprocessing).to(device)
+        images = inputs.reference_input(pixels, built.preprocessing)
         make_informative(built.module, images, shared["seed"])
     if "sha256" not in built.weights:
         built.weights["sha256"] = weights.digest(built.module)
@@ -102,8 +103,6 @@ def _make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> S
         pixels = _with_images(pixels, Path(shared["probe_data"]), built)
     references = _references(built, pixels, shared["softmax"], device)
     _settle_task(built)
-    # Converted on the CPU, so that the file is tied to no device.
-    built.module.to("cpu")
     return Subject(built, recipe, pixels, references, digest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,11 +44,16 @@ def make_references(
     import torch
 
     answers: list[list[np.ndarray]] = []
+    module = built.module
     # Not inference_mode: some models keep what they compute, and could not be captured with it.
     with torch.no_grad():
+        if torch.device(device).type != "cpu":
+            # What they keep is to be on the CPU, where they are captured.
+            module(reference_input(pixels[:1], built.preprocessing))
+            module = copy.deepcopy(module).to(device)
         for index in range(len(pixels)):
             image = reference_input(pixels[index : index + 1], built.preprocessing).to(device)
-            result = built.module(image)
+            result = module(image)
             tensors = given.in_order(given.tensors_of(result), built.order)
             given.check_tensors(tensors)
             answers.append([tensor.cpu().numpy() for tensor in tensors])

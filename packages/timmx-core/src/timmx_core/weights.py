@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import os
 import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,9 +231,17 @@ def in_hub_cache(repo: str) -> bool:
     )
 
 
-def use_hub_cache_only() -> None:
-    """Tell the hub's client not to ask the network, so that cached weights load at once."""
+@contextlib.contextmanager
+def hub_cache_only() -> Iterator[None]:
+    """Keep the hub's client from asking the network, so that cached weights load at once."""
+    import huggingface_hub
     from huggingface_hub import constants
 
+    before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        # Older clients make sessions that stay as they were begun.
+        getattr(huggingface_hub.utils, "reset_sessions", lambda: None)()

@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from timmx_core.backend import Backend, Runner
-from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, TimmxError
+from timmx_core.errors import (
+    ArtifactError,
+    CannotRunHere,
+    MissingDependency,
+    PluginError,
+    TimmxError,
+)
 from timmx_core.garbage import seldom_collected
 from timmx_core.interrupts import die_with_parent, kill_session
 from timmx_core.measure import output_text
@@ -57,13 +63,33 @@ class Outcome:
     outputs: Mapping[int, Mapping[str, np.ndarray]] | None = None
 
 
+def check_found(backend: Backend) -> None:
+    """Refuse a format that another process could not import.
+
+    :raises PluginError: it is defined in a script, a notebook or a function.
+    """
+    kind = type(backend)
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        raise PluginError(
+            f"files of {backend.name} are run in another process, which cannot import "
+            f"{kind.__qualname__}: it is defined in "
+            + ("a script or notebook" if kind.__module__ == "__main__" else "a function"),
+            "define it at the top of a module that can be imported",
+        )
+
+
 class Worker:
-    """One process that will run one job."""
+    """One process that will run one job.
+
+    :raises PluginError: it could not import the format.
+    """
 
     def __init__(self, backend: Backend) -> None:
+        check_found(backend)
         kind = type(backend)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", BOOT, json.dumps(sys.path)],
+            # What is no text is nothing that Python would look at.
+            [sys.executable, "-I", "-c", BOOT, json.dumps([p for p in sys.path if type(p) is str])],
             stdin=subprocess.PIPE,
             # stdout carries the result of the command alone, so both go where stderr goes.
             stdout=_stderr(),

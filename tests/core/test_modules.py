@@ -197,13 +197,6 @@ class Holding(nn.Module):
         return y
 
 
-def normed_and_run() -> nn.Module:
-    """The old weight_norm leaves a tensor with a gradient, which cannot be copied."""
-    module = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.AdaptiveAvgPool2d(1))
-    module(torch.zeros(1, *INPUT_SIZE))
-    return module
-
-
 class OddState(nn.Module):
     """Its state dict holds more than tensors."""
 
@@ -234,7 +227,6 @@ def lazy() -> nn.Module:
         (lambda: 5, RequestError, "a model cannot be int"),
         (lambda: lambda x: x, RequestError, "a model cannot be function"),
         (lambda: nn.ReLU, RequestError, "a model cannot be the class ReLU"),
-        (normed_and_run, ModelError, "cannot be copied"),
         (Holding, ModelError, "cannot be copied"),
         (lazy, ModelError, "has no shape yet"),
         (lambda: nn.Conv2d(3, 8, 3, device="meta"), ModelError, "meta device"),

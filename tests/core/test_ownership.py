@@ -283,6 +283,30 @@ def test_a_companion_that_is_not_certainly_its_own_any_more_stays(
     assert state(folder) == before
 
 
+@pytest.mark.parametrize("how", ["moved away", "copied", "another in its place"])
+def test_weights_that_a_copy_needs_stay(
+    template: dict[str, Any], folder: Path, how: str
+) -> None:
+    """A copy without a record needs the companion all the same, and names it within."""
+    target, data = folder / "a.x", folder / DATA
+    install(template, target, run="1", overwrite=False)
+    target.write_bytes(b"weights are in " + DATA.encode())
+    record = json.loads(record_path(target).read_bytes())
+    record["members"]["a.x"] = sha256(target.read_bytes())
+    record_path(target).write_text(json.dumps(record))
+    if how == "moved away":
+        target.rename(folder / "old.x")
+        (folder / "a.bin").unlink()
+    elif how == "copied":
+        shutil.copyfile(target, folder / "prod.x")
+    else:
+        (folder / "stranger.x").write_text("a stranger")
+        target.rename(folder / "elsewhere")
+        (folder / "stranger.x").rename(target)
+    install(template, target, run="2", overwrite=how != "moved away")
+    assert data.read_bytes() == b"data 1"
+
+
 def test_a_damaged_file_is_repaired_by_its_export(template: dict[str, Any], folder: Path) -> None:
     install(template, folder / "a.x", run="1", overwrite=False)
     (folder / "a.x").write_text("damaged")
@@ -394,7 +418,7 @@ def test_a_folder_with_a_file_that_its_record_does_not_know_is_not_replaced(
 @pytest.fixture
 def interrupted(folder: Path) -> Path:
     """A run that was killed when its companion was in place and its primary was not."""
-    staging = folder / ".timmx-staging-1-0"
+    staging = folder / ".timmx-staging-1-01234567"
     staging.mkdir()
     for name in ("a.bin", "record.json", "a.x"):
         (staging / name).write_text(f"new {name}")

@@ -89,11 +89,21 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
     assert not left.exists()
 
 
+def test_a_folder_that_is_only_called_so_is_left_alone(tmp_path: Path) -> None:
+    """Somebody's notes, and a folder that looks like a run's but has no lock."""
+    for name in ("notes", "123-01234567"):
+        folder = tmp_path / f"{PREFIX}{name}"
+        folder.mkdir()
+        (folder / "thesis.txt").write_text("years")
+    remove_dead(tmp_path)
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 2
+
+
 def test_a_child_that_outlives_its_run_for_a_moment_is_waited_for(tmp_path: Path) -> None:
     """Started when its parent was killed, it still has the lock that it was born with."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    folder = tmp_path / f"{PREFIX}{ended.pid}-0"
+    folder = tmp_path / f"{PREFIX}{ended.pid}-01234567"
     folder.mkdir()
     lock = FileLock(folder / LOCK, thread_local=False)
     lock.acquire()

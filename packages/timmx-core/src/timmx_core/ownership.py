@@ -17,7 +17,7 @@ from typing import Any
 from timmx_core.backend import Backend
 from timmx_core.errors import ArtifactError, OutputError
 from timmx_core.inspection import name_in
-from timmx_core.records import RECORD_SUFFIX, read_record, record_path, sha256
+from timmx_core.records import CHUNK, RECORD_SUFFIX, read_record, record_path, sha256
 
 DIGITS = 8  # of a digest in a name
 REMEDY = "move it away yourself, or choose another place with -o"
@@ -98,14 +98,42 @@ def same(source: Path, place: Path) -> bool:
 
 
 def removable(target: Path, naming: Naming, kept: Iterable[Path]) -> list[Path]:
-    """The target's own companions that its successor does not have.
+    """The target's own companions that its successor does not have and that nothing else needs.
 
-    To be asked before the target is replaced, and removed after that.
+    To be asked before the target is replaced, and removed after that. Where something is not
+    certain, they stay: a file too many harms nobody.
     """
+    record = _record(target)
+    primary = None if record is None else name_in(record, target)
+    if record is None or primary is None or not _is_file(target):
+        return []
+    if sha256(target) != record["members"].get(primary):
+        return []  # the file on record was moved away, and takes its companions with it
     if any(_names_of(path) is None for path in _other_records(target)):
         return []  # a record that cannot be read may list anything
     names = {path.name for path in kept}
-    return [path for path in companions_of(target, naming) if path.name not in names]
+    return [
+        path
+        for path in companions_of(target, naming)
+        if path.name not in names and not _named_elsewhere(target, path.name)
+    ]
+
+
+def _named_elsewhere(target: Path, name: str) -> bool:
+    """Whether a copy of a file, which needs no record, names a companion too."""
+    others = (p for p in target.parent.iterdir() if p.suffix == target.suffix and p != target)
+    return any(_holds(path, name.encode()) for path in others if path.is_file())
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    """Whether a file has a text in it."""
+    end = b""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            if text in end + chunk:
+                return True
+            end = chunk[-len(text) :]
+    return False
 
 
 def _record(target: Path) -> Mapping[str, Any] | None:

@@ -84,7 +84,7 @@ def publish(
             check_kind(primary, target)
             new = [place for source, place in pairs if not ownership.same(source, place)]
             ownership.check_places(target, new, naming, overwrite=overwrite)
-            old = ownership.removable(target, naming, places)
+            old = ownership.removable(target, naming, places) if overwrite else []
             moves = Moves([*pairs, *last])
             moves.prepare()
             try:
@@ -118,9 +118,11 @@ def keep(primary: Path, companions: tuple[Path, ...], record: Path, folder: Path
     wanted = [(path, path.name) for path in (*companions, primary)]
     wanted.append((record, record_path(primary).name))
     try:
-        folder = _free(folder, [name for _, name in wanted])
-        for path, name in wanted:
-            shutil.move(path, folder / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            folder = _free(folder, [name for _, name in wanted])
+            for path, name in wanted:
+                shutil.move(path, folder / name)
     except OSError as error:
         raise output_error(error, folder) from None
     return folder / primary.name
@@ -128,7 +130,6 @@ def keep(primary: Path, companions: tuple[Path, ...], record: Path, folder: Path
 
 def _free(folder: Path, names: list[str]) -> Path:
     """The folder itself, or the first `failed-N` within it, that has none of these names."""
-    folder.mkdir(parents=True, exist_ok=True)
     if not any(os.path.lexists(folder / name) for name in names):
         return folder
     for number in itertools.count(1):

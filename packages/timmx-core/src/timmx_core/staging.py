@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -24,6 +25,7 @@ from timmx_core.interrupts import at_end, forget, held_back
 from timmx_core.moves import Moves
 
 PREFIX = ".timmx-staging-"
+NAME = re.compile(re.escape(PREFIX) + r"\d+-[0-9a-f]{8}")  # the process, and chance
 LOCK = "lock"
 GRACE = 1.0  # seconds
 
@@ -123,9 +125,16 @@ def _owner_lives(folder: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """A real folder of this user's: no link, and nothing that another user has put here."""
+    """A real folder that a run of this user's made: with its lock, or killed before it had one.
+
+    The name alone proves nothing; nor does a folder that another user has put here.
+    """
+    if not NAME.fullmatch(folder.name):
+        return False
     try:
         status = folder.lstat()
+        if not (os.path.lexists(folder / LOCK) or not any(folder.iterdir())):
+            return False
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and (

@@ -192,3 +192,50 @@ def test_a_slice_that_is_sampled_is_found_among_sampled_positions() -> None:
     row = measure(reference, got, 1, 10.0, "file")
     assert only_a_channel_fails(row)
     assert "channel 5 of 32" in row.reason
+
+
+@pytest.mark.parametrize("lost", [100, 190, 250, 383])
+def test_channels_do_not_hide_by_being_most_of_them(lost: int) -> None:
+    """The more are lost, the more they look like the noise to expect."""
+    random = np.random.default_rng(7)
+    values = random.standard_normal((PROBES, 384, 16))
+    values[:, 0] *= 300
+    values = values.astype(np.float32)
+    got = values + np.float32(5e-2) * random.standard_normal(values.shape).astype(np.float32)
+    assert rate_map(values, got, 5.0).status == "passed"
+    got[:, 1 : 1 + lost] = 0
+    assert only_a_channel_fails(rate_map(values, got, 5.0))
+
+
+@pytest.mark.parametrize(("constant", "given"), [(0.0, 1.0), (1.0, 0.0)])
+def test_a_channel_that_is_constant_must_have_the_right_value(
+    constant: float, given: float
+) -> None:
+    random = np.random.default_rng(8)
+    values = random.standard_normal((PROBES, 1000)).astype(np.float32)
+    values[:, 5] = constant
+    got = values + np.float32(1e-3) * random.standard_normal(values.shape).astype(np.float32)
+    reference = Reference("output", (1000,), values, None, classes=True)
+    assert measure(reference, got, 1, 25.0, "file").status == "passed"
+    got[:, 5] = given
+    row = measure(reference, got, 1, 25.0, "file")
+    assert only_a_channel_fails(row)
+    assert "channel 5 of 1000, which is constant" in row.reason
+
+
+@pytest.mark.parametrize("loud", [1.0, 30.0])
+def test_the_answer_to_another_image(loud: float) -> None:
+    """One of eight at a low floor, or all but a loud one."""
+    random = np.random.default_rng(9)
+    values = random.standard_normal((PROBES, 64, 14, 14)).astype(np.float32)
+    values[0] *= np.float32(loud)
+    got = values * np.float32(1.01)
+    assert rate_map(values, got, 5.0).status == "passed"
+    if loud > 1:
+        got[1:] = got[1:][::-1]
+    else:
+        got[3] = got[4]
+    row = rate_map(values, got, 5.0)
+    assert row.status == "failed"
+    assert row.snr_db >= 5.0
+    assert "is another's" in row.reason

@@ -284,9 +284,7 @@ def test_a_companion_that_is_not_certainly_its_own_any_more_stays(
 
 
 @pytest.mark.parametrize("how", ["moved away", "copied", "another in its place"])
-def test_weights_that_a_copy_needs_stay(
-    template: dict[str, Any], folder: Path, how: str
-) -> None:
+def test_weights_that_a_copy_needs_stay(template: dict[str, Any], folder: Path, how: str) -> None:
     """A copy without a record needs the companion all the same, and names it within."""
     target, data = folder / "a.x", folder / DATA
     install(template, target, run="1", overwrite=False)

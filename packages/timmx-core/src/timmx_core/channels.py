@@ -30,6 +30,12 @@ CLEARANCE_DB = 20.0
 files the noise of one class over eight probes lies up to 16 dB above what is expected of it."""
 
 
+WEIGHTY = 1e-3
+"""Of the average signal, what a slice must have to count among most of them."""
+FLAT = 1e-2
+"""Of its signal, what a slice that still depends on the image gives at least."""
+
+
 @dataclass(frozen=True)
 class Lowest:
     """The slice that came through worst."""
@@ -51,6 +57,7 @@ class Powers:
     signal: np.ndarray  # variance of the reference
     noise: np.ndarray  # mean squared difference
     power: np.ndarray  # mean square of the reference
+    answer: np.ndarray  # variance of what the file gave
 
 
 def slice_floor(floor_db: float) -> float | None:
@@ -111,6 +118,7 @@ class _Slices:
     signal: np.ndarray
     noise: np.ndarray
     power: np.ndarray
+    answer: np.ndarray
 
 
 def _pooled(powers: Powers, index: np.ndarray, count: int) -> _Slices:
@@ -123,11 +131,12 @@ def _pooled(powers: Powers, index: np.ndarray, count: int) -> _Slices:
         sums: np.ndarray = np.bincount(index, values, count)[numbers] / weights[numbers]
         return sums
 
-    return _Slices(numbers, count, mean(powers.signal), mean(powers.noise), mean(powers.power))
+    parts = (powers.signal, powers.noise, powers.power, powers.answer)
+    return _Slices(numbers, count, *map(mean, parts))
 
 
 def _along(slices: _Slices, floor: float, whole_floor: float, rounding: float) -> Iterator[Lowest]:
-    """The worst of the slices that stand out, and the median of all."""
+    """The worst of the slices that stand out, most of them, and those that should be constant."""
     import numpy as np
 
     telling = slices.signal > slices.power * rounding**2 * _ratio(floor)
@@ -136,15 +145,47 @@ def _along(slices: _Slices, floor: float, whole_floor: float, rounding: float) -
     signal, noise, power = (a[telling] for a in (slices.signal, slices.noise, slices.power))
     tiny = np.finfo(np.float64).tiny
     snr = 10 * np.log10(signal / np.maximum(noise, signal * 1e-20))
-    usual = np.maximum(np.median(noise), power * np.median(noise / np.maximum(power, tiny)))
-    clear = signal >= usual * _ratio(floor + CLEARANCE_DB)
+    additive, relative = np.median(noise), np.median(noise / np.maximum(power, tiny))
+    clear = signal >= np.maximum(additive, power * relative) * _ratio(floor + CLEARANCE_DB)
     if clear.any():
         worst = int(np.argmin(np.where(clear, snr, np.inf)))
         number = int(slices.numbers[telling][worst])
         yield Lowest(float(snr[worst]), floor, f"channel {number} of {slices.count}")
     middle = float(np.median(snr))
+    weighty = signal >= WEIGHTY * signal.mean()
+    flat = slices.answer[telling] < FLAT * signal
     if whole_floor >= FINE_DB and middle < floor:
         yield Lowest(middle, floor, f"half of {slices.count} channels")
+    elif 2 * (flat & weighty).sum() > weighty.sum():
+        # The noise to expect is that of the lost ones themselves then.
+        lost = f"{int(flat.sum())} of {slices.count} channels, which ignore the image"
+        yield Lowest(float(np.median(snr[flat & weighty])), floor, lost)
+    yield from _constant(slices, ~telling, (additive, relative), float(np.median(signal)), floor)
+
+
+def _constant(
+    slices: _Slices,
+    constant: np.ndarray,
+    usual: tuple[float, float],
+    signal: float,
+    floor: float,
+) -> Iterator[Lowest]:
+    """The worst of the slices that are the same for every image: they have no signal of their own.
+
+    :param usual: the noise to expect, additive and relative to a slice's power.
+    :param signal: of the other slices, the median.
+    """
+    import numpy as np
+
+    additive, relative = usual
+    noise = np.where(constant, slices.noise, 0.0)
+    expected = np.maximum(additive, slices.power * relative) * _ratio(CLEARANCE_DB)
+    noise = np.where(noise > expected, noise, 0.0)
+    worst = int(np.argmax(noise))
+    if noise[worst] > 0.0:
+        found = float(10 * np.log10(signal / noise[worst]))
+        number = int(slices.numbers[worst])
+        yield Lowest(found, floor, f"channel {number} of {slices.count}, which is constant")
 
 
 def _ratio(decibels: float) -> float:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CAP_DB = 200.0  # of a bit-exact file
 # Relative rounding error of a whole network in fp32: some 2^4 units in the last place.
 ROUNDING = 2.0**-20
+# An answer whose error is more than this part of what sets its image apart may be another image's,
+# and is where its distance to that one's reference is less than this part of that to its own.
+FAR, NEARER = 0.5, 0.5
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,26 @@ def _rate(base: _Base, reference: Reference, got: np.ndarray) -> Measurement:
             f"has {snr:.1f} dB)"
         )
         return base.rated("failed", reason, snr, figures)
+    mixed = _of_another_image(want, got)
+    if mixed is not None:
+        return base.rated("failed", f"the answer to probe {mixed} is another's", snr, figures)
     return base.rated("passed", "", snr, figures)
+
+
+def _of_another_image(want: np.ndarray, got: np.ndarray) -> int | None:
+    """A probe whose answer is far from its own reference and much nearer to another probe's.
+
+    A loud image can hide that the others were exchanged, and low floors let one image pass.
+    """
+    import numpy as np
+
+    own = ((want - np.median(want, axis=0)) ** 2).mean(1)
+    noise = ((want - got) ** 2).mean(1)
+    for index in np.flatnonzero(noise > own * FAR):
+        others = ((want - got[index]) ** 2).mean(1)
+        if others.min() < noise[index] * NEARER:
+            return int(index)
+    return None
 
 
 def _lowest_part(
@@ -173,6 +195,7 @@ def _lowest_part(
         signal=((want - want.mean(0)) ** 2).mean(0),
         noise=((want - got) ** 2).mean(0),
         power=(want**2).mean(0),
+        answer=((got - got.mean(0)) ** 2).mean(0),
     )
     return channels.lowest(powers, reference.shape, reference.positions, base.floor_db, ROUNDING)
 

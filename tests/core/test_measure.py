@@ -237,5 +237,4 @@ def test_the_answer_to_another_image(loud: float) -> None:
         got[3] = got[4]
     row = rate_map(values, got, 5.0)
     assert row.status == "failed"
-    assert row.snr_db >= 5.0
-    assert "is another's" in row.reason
+    assert "is another's" in row.reason  # which is looked at last: all figures have passed

@@ -20,7 +20,7 @@ from testdata import Photograph
 
 import timmx_core
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, MissingDependency
-from timmx_torch import saving
+from timmx_torch import runner, saving
 from timmx_torch.backend import TorchExportBackend, TorchScriptBackend
 
 SMALL = {"input_size": (3, 64, 64), "num_classes": 10}
@@ -263,7 +263,7 @@ def test_photographs_in_int8(
 FULL_DISK = """
 import errno, sys, torch
 from pathlib import Path
-from timmx_torch import saving
+from timmx_torch import runner, saving
 
 import io
 module, example = torch.nn.Linear(300, 300), (torch.ones(1, 300),)
@@ -302,3 +302,23 @@ def test_a_file_handed_to_torch_raises_what_went_wrong(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with pytest.raises(FileNotFoundError), saving.writing(tmp_path / "missing" / "x"):
         pass
+
+
+def test_files_run_in_full_precision() -> None:
+    """Whatever the process has set: TensorFloat-32 would cost what fp32 promises."""
+    seen: list[str] = []
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return x
+
+    made = runner.TorchRunner.__new__(runner.TorchRunner)
+    made.inputs, made.outputs, made.call, made.device = ["input"], ["output"], call, "cpu"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        made.run({"input": np.zeros((1, 3), np.float32)})
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest"]

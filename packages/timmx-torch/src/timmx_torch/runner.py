@@ -12,6 +12,7 @@ import torch
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, CannotRunHere
+from timmx_core.torch_state import full_precision
 from timmx_torch import screening
 from timmx_torch.archive import PORTS, BadArchive, opened
 from timmx_torch.quantization import register_operators
@@ -20,7 +21,10 @@ from timmx_torch.quantization import register_operators
 class TorchRunner(Runner):
     """A callable that takes and gives tensors, under the names that its file states."""
 
-    def __init__(self, path: Path, load: Callable[[Path], Callable[..., Any]], name: str) -> None:
+    def __init__(
+        self, path: Path, load: Callable[[Path], Callable[..., Any]], name: str, device: str
+    ) -> None:
+        self.device = device
         self.inputs, self.outputs = read_ports(path)
         try:
             self.call = load(path)
@@ -34,7 +38,7 @@ class TorchRunner(Runner):
     def run(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """See `Runner.run`."""
         tensors = [torch.from_numpy(inputs[name]) for name in self.inputs]
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(self.device):
             result = self.call(*tensors)
         values = [tensor.numpy(force=True) for tensor in flatten(result)]
         return dict(zip(self.outputs, values, strict=True))
@@ -60,7 +64,7 @@ def open_program(path: Path, device: str) -> TorchRunner:
         module = program.module(check_guards=False)
         return lambda x: module(x.to(device))
 
-    return TorchRunner(path, load, "torch.export")
+    return TorchRunner(path, load, "torch.export", device)
 
 
 def open_script(path: Path, device: str) -> TorchRunner:
@@ -77,7 +81,7 @@ def open_script(path: Path, device: str) -> TorchRunner:
         module = loader(path, map_location=device)
         return lambda x: module(x.to(device))
 
-    return TorchRunner(path, load, "TorchScript")
+    return TorchRunner(path, load, "TorchScript", device)
 
 
 def check_device(device: str) -> None:

@@ -25,6 +25,7 @@ from timmx_core.publishing import record_path
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn, tiny_vit
 from timmx_onnx import export as exporting
 from timmx_onnx import fp16, half, metadata, optimization, quantization
+from timmx_onnx.backend import OnnxBackend
 
 TIMMX = Path(sys.executable).with_name("timmx")
 
@@ -604,3 +605,22 @@ def test_an_optimisation_that_spoils_the_file_is_rolled_back(
 
     monkeypatch.setattr(optimization, "fold_scales", spoil)
     assert exported(tmp_path, tiny_cnn(), "fp32").verdict.status == "verified"
+
+
+def test_the_snippet_of_an_8_bit_file_asks_for_exact_products(tmp_path: Path) -> None:
+    """On x86 processors without VNNI the fast ones overflow."""
+    result = timmx_core.export(
+        "onnx",
+        "test_vit",
+        precision="dynamic-int8",
+        verify=False,
+        output=str(tmp_path / "model.onnx"),
+    )
+    source = OnnxBackend().snippet(result.manifest)
+    assert "session.x64quantprecision" in source
+    assert any("session.x64quantprecision=1" in note for note in result.notes)
+    port = result.manifest["inputs"][0]
+    x = np.zeros([1, *port["shape"][1:]], np.float32)
+    scope: dict[str, Any] = {"path": str(result.path), "x": x}
+    exec(source, scope)
+    assert scope["outputs"][0].shape == (1, 1000)

@@ -20,8 +20,10 @@ from timmx_core.backend import (
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
 from timmx_onnx import metadata
 from timmx_onnx.opsets import DEFAULT, check_opset
-from timmx_onnx.providers import CPU, check_names
+from timmx_onnx.providers import CPU, EXACT_PRODUCTS, check_names
 from timmx_onnx.wire import WireError
+
+IN_INTEGERS = ("int8", "dynamic-int8")
 
 
 class OnnxBackend(Backend):
@@ -139,8 +141,17 @@ class OnnxBackend(Backend):
         """See `Backend.snippet`."""
         name = manifest["inputs"][0]["name"]
         outputs = [output["name"] for output in manifest["outputs"]]
+        options, given = "", ""
+        if manifest["precision"]["name"] in IN_INTEGERS:
+            entry, value = EXACT_PRODUCTS
+            given = ", options"
+            options = (
+                "options = onnxruntime.SessionOptions()\n"
+                "# On x86 processors without VNNI, fast 8-bit products overflow.\n"
+                f"options.add_session_config_entry({entry!r}, {value!r})\n"
+            )
         return (
-            "import onnxruntime\n"
-            f'session = onnxruntime.InferenceSession(path, providers=["{CPU}"])\n'
+            f"import onnxruntime\n{options}"
+            f'session = onnxruntime.InferenceSession(path{given}, providers=["{CPU}"])\n'
             f"outputs = session.run({outputs!r}, {{{name!r}: x}})\n"
         )

@@ -20,7 +20,7 @@ from timmx_core.measure import distance_db
 from timmx_core.settling import MARGIN_DB
 from timmx_core.worker import run_probes
 from timmx_onnx import converter, half, metadata, normalization, optimization, quantization, storage
-from timmx_onnx.providers import CPU
+from timmx_onnx.providers import CPU, EXACT_PRODUCTS
 from timmx_onnx.runner import OnnxRunner
 
 FLOAT_FLOOR_DB = 80.0
@@ -157,6 +157,10 @@ class _Export:
             made = quantize(plain, folder)
         converter.strip(made.graph)
         made.comparisons.append(Comparison("float file", got=plain, floor_db=FLOAT_FLOOR_DB))
+        made.notes.append(
+            f"open it with {'='.join(EXACT_PRODUCTS)}, as its snippet does: onnxruntime's 8-bit "
+            "products overflow on x86 processors without VNNI"
+        )
         weights = made.graph.graph.initializers.values()
         if not any(value.dtype == ir.DataType.INT8 for value in weights):
             raise ExportError(

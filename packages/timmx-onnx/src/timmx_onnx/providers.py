@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from timmx_core.errors import RequestError
 
+# An entry of a session's configuration. On x86 processors without VNNI, onnxruntime's fast products
+# of uint8 and int8 overflow 16 bits; with it they are exact everywhere.
+EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 CPU = "CPUExecutionProvider"
 
 

@@ -11,6 +11,7 @@ from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, CannotRunHere
 from timmx_core.threads import usable_threads
 from timmx_onnx.metadata import external_files
+from timmx_onnx.providers import EXACT_PRODUCTS
 from timmx_onnx.wire import WireError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class OnnxRunner(Runner):
         options.intra_op_num_threads = usable_threads()
         # Waiting threads sleep: this process shares the machine with the one that waits for it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(*EXACT_PRODUCTS)
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from timmx_onnx.providers import EXACT_PRODUCTS
+
 
 def lines(module: str, manifest: Mapping[str, Any]) -> str:
     """They find `path` and `x`, and leave `outputs`."""
@@ -44,6 +46,8 @@ def onnx_lines(manifest: Mapping[str, Any]) -> str:
         "# Without onnxruntime's own fusions, which mistake some operators of 8 bits.\n"
         "options.graph_optimization_level = "
         "onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC\n"
+        "# Exact 8-bit products on any x86 processor.\n"
+        f"options.add_session_config_entry{EXACT_PRODUCTS!r}\n"
         "session = onnxruntime.InferenceSession(\n"
         '    path, options, providers=["CPUExecutionProvider"]\n'
         ")\n"

@@ -568,14 +568,15 @@ def test_no_one_plants_a_folder_that_undoes_something(tmp_path: Path) -> None:
     (victim / "precious").write_text("x")
     work = tmp_path / "work"
     work.mkdir()
-    (work / f"{PREFIX}link").symlink_to(victim)
-    planted = work / f"{PREFIX}planted"
+    (work / f"{PREFIX}1-01234567").symlink_to(victim)
+    planted = work / f"{PREFIX}2-01234567"
     (planted / "replaced").mkdir(parents=True)
+    (planted / "lock").touch()
     status = (victim / "precious").lstat()
     step = {
         "name": "../victim/precious",
         "source": "x",
-        "inode": [status.st_dev, status.st_ino],
+        "identity": [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns],
     }
     (planted / "replaced" / "journal.json").write_text(json.dumps([step, step]))
     with Staging(work):

@@ -95,6 +95,10 @@ def test_a_companion_in_the_way_is_found_before_the_slow_part(tmp_path: Path) ->
     with pytest.raises(OutputError, match=r"model\.notes exists already"):
         export(tmp_path / "model.pocket", PairBackend())
     assert (tmp_path / "model.notes").read_text() == "somebody's"
+    with pytest.raises(OutputError, match=r"model\.notes does not belong to model\.pocket"):
+        export(tmp_path / "model.pocket", PairBackend(), overwrite=True)
+    assert (tmp_path / "model.notes").read_text() == "somebody's"
+    (tmp_path / "model.notes").unlink()
     result = export(tmp_path / "model.pocket", PairBackend(), overwrite=True, verify=False)
     assert set(result.record["members"]) == {"model.pocket", "model.notes"}
     assert (tmp_path / "model.notes").read_text() == "notes"

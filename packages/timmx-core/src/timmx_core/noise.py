@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ from typing import IO, Any, Self
 from timmx_core.paths import log_dir
 
 PROGRESS_BAR = re.compile(r"\d%\|")  # of tqdm
-LOG = re.compile(r"\d{8}-\d{6}-\d+\.log")
+LOG = re.compile(r"\d{8}-\d{6}-\d+(-\d+)?\.log")
 MOST_LOGS = 50
 TAIL_LINES = 12
 LONGEST_LINE = 200
@@ -103,6 +104,11 @@ class Noise:
         kept = log_dir() / f"{stamp}-{os.getpid()}.log"
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                with contextlib.suppress(FileExistsError):  # of another failure in this second
+                    kept.open("xb").close()
+                    break
+                kept = kept.with_name(f"{stamp}-{os.getpid()}-{number}.log")
             kept.write_bytes(text)
         except OSError:
             # A full disk must not hide the failure that is being reported.

@@ -28,6 +28,8 @@ class Watch:
         patch.setenv("USERPROFILE", str(parent / "home"))
         for variable in ("TMPDIR", "TEMP", "TMP"):
             patch.setenv(variable, str(parent / "tmp"))
+        # torch makes a folder in the temporary one as soon as it captures, unless told where.
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(parent / CACHE / "torchinductor"))
         patch.setattr(tempfile, "tempdir", None)
         self.before = self._snapshot()
 

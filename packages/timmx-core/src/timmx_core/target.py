@@ -82,9 +82,7 @@ def _check(backend: Backend, path: Path, overwrite: bool, output: str | None) ->
             f"-o {path.name.removesuffix(path.suffix)}{backend.suffixes[0]}",
         )
     naming = Naming.of(backend)
-    if not overwrite:
-        check_places(path, naming.certain(path), naming, overwrite=False)
-    if directory and path.suffix not in backend.folder_suffixes:
+    if overwrite and directory and path.suffix not in backend.folder_suffixes:
         raise OutputError(f"{path} is a directory", "choose another place with -o PATH")
     check_places(path, naming.certain(path), naming, overwrite=overwrite)
     if path.parent.exists() and not path.parent.is_dir():

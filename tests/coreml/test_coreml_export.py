@@ -308,5 +308,7 @@ def test_a_folder_of_somebody_s_is_not_replaced(tmp_path: Path) -> None:
     (folder / "notes.txt").unlink()
     path = exported(tmp_path, overwrite=True).path
     assert path == folder
-    path.with_name(path.name + ".timmx.json").unlink()
     assert exported(tmp_path, overwrite=True, verify=False).path == folder
+    path.with_name(path.name + ".timmx.json").unlink()  # only it says whose the files are
+    with pytest.raises(OutputError, match="did not write"):
+        exported(tmp_path, overwrite=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
 from torch import nn
 
+from timmx_core.conditioning import LEAST_DB, rounded_db
 from timmx_core.initialisation import make_informative
 from timmx_core.measure import decibels
 from timmx_core.probes import Recipe, make
@@ -119,3 +122,41 @@ def test_the_model_is_left_in_eval_mode_with_its_momenta() -> None:
     assert norms
     assert all(norm.momentum == 0.1 for norm in norms)
     assert all(bool(torch.isfinite(norm.running_var).all()) for norm in norms)  # type: ignore[arg-type]
+
+
+def chaotic(layers: int) -> tuple[nn.Module, torch.Tensor]:
+    """Each pair of an activation and a norm makes small differences larger, as in ConvMixer."""
+    torch.manual_seed(0)
+    convolutions = (nn.Conv2d(3 if i == 0 else 32, 32, 1) for i in range(layers))
+    blocks = (nn.Sequential(conv, nn.ReLU(), nn.BatchNorm2d(32)) for conv in convolutions)
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)).eval()
+    return model, torch.randn(8, 3, 1, 1) + torch.randn(8, 3, 16, 16) / 2
+
+
+def float32_db(model: nn.Module, images: torch.Tensor) -> float:
+    """How far PyTorch's answers are from those of float64."""
+    with torch.no_grad():
+        want = copy.deepcopy(model).double()(images.double())
+        got = model(images)
+    return decibels(float(((want - want.mean(0)) ** 2).mean()), float(((want - got) ** 2).mean()))
+
+
+def test_small_differences_do_not_grow_until_nothing_else_is_left() -> None:
+    """Or a right file would be 50 dB from PyTorch, which is 50 dB from itself in float64."""
+    model, images = chaotic(60)
+    drawn = copy.deepcopy(model)
+    make_informative(drawn, images, 0, means=())
+    make_informative(model, images, 0)
+    assert rounded_db(drawn, images) < FLOOR_DB - 10.0
+    assert rounded_db(model, images) >= LEAST_DB
+    assert float32_db(drawn, images) < FLOOR_DB - 10.0
+    assert float32_db(model, images) > LEAST_DB - 6.0  # each layer rounds more than once
+
+
+def test_weights_that_need_no_mend_get_none() -> None:
+    model, pixels = informative("test_resnet")
+    torch.manual_seed(0)
+    other = timm.create_model("test_resnet").eval()
+    make_informative(other, pixels, 0, means=())
+    state = other.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())

@@ -42,7 +42,7 @@ def quantize(
             # NNCF would give each channel of a depthwise convolution's input a range of its own,
             # which few images do not show: lite0 from ten of them, on ten others, 16.3 dB and all
             # classes as PyTorch instead of 7.0 dB and eight.
-            activations_quantization_params=nncf_advanced.QuantizationParameters(per_channel=False)
+            activations_quantization_params=nncf_advanced.QuantizationParameters(per_channel=False),
         ),
     )
     inserted = sum(op.get_type_name() == "FakeQuantize" for op in quantized.get_ops())

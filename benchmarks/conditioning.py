@@ -1,0 +1,154 @@
+"""See how far PyTorch's float32 is from its float64, of random weights, and keep it as JSON.
+
+    python benchmarks/conditioning.py             # the smallest of each family
+    python benchmarks/conditioning.py resnet18
+
+For each architecture: what rounding is expected to leave, with the weights as drawn and as
+`make_informative` leaves them; and how far the answers of float32 are from those of float64, as
+they are and with each batch norm folded into the convolution before it, as converters do. Finished
+models are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import timm
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from timmx_core import probes
+from timmx_core.conditioning import LEAST_DB, rounded_db
+from timmx_core.initialisation import make_informative
+from timmx_core.inputs import reference_input
+from timmx_core.manifest import versions_of
+from timmx_core.measure import distance_db
+from timmx_core.model import Preprocessing
+from timmx_core.outputs import tensors_of
+
+RESULTS = Path(__file__).parent / "results"
+RESULT = RESULTS / "conditioning.json"
+IMAGES = 4
+
+
+def families() -> list[str]:
+    """The smallest of each family, the smallest first."""
+    rows = json.loads((RESULTS / "smallest.json").read_text("utf-8"))["rows"].values()
+    return [row["model"] for row in sorted(rows, key=lambda row: int(row["parameters"]))]
+
+
+def images_for(model: nn.Module) -> torch.Tensor:
+    """The images of a verification, as the model takes them."""
+    config: Any = model.pretrained_cfg
+    size = config["input_size"]
+    pixels = probes.make(probes.Recipe(size[1], size[2], size[0]))
+    return reference_input(pixels, Preprocessing(size, config["mean"], config["std"]))
+
+
+def pairs(model: nn.Module, images: torch.Tensor) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Each convolution and the batch norm that is given what it puts out, and nothing else."""
+    makers: dict[int, nn.Conv2d] = {}
+    found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    kept = []  # or another tensor would get the number of one that has gone
+
+    def convolved(layer: nn.Conv2d, _: Any, output: torch.Tensor) -> None:
+        kept.append(output)
+        makers[id(output)] = layer
+
+    def normalised(layer: nn.BatchNorm2d, given: Any, _: Any) -> None:
+        if id(given[0]) in makers:
+            found.append((makers[id(given[0])], layer))
+
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and type(module).__name__ in ("Conv2d", "Conv2dSame"):
+            hooks.append(module.register_forward_hook(convolved))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            hooks.append(module.register_forward_hook(normalised))
+    with torch.no_grad():
+        model(images[:1])
+    for hook in hooks:
+        hook.remove()
+    once = [conv for conv, _ in found]
+    return (pair for pair in found if once.count(pair[0]) == 1)
+
+
+def folded(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, int]:
+    """A copy with batch norms in the convolutions before them, and of how many."""
+    made = copy.deepcopy(model)
+    count = 0
+    for conv, norm in pairs(made, images):
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        norm.reset_running_stats()
+        norm.reset_parameters()
+        norm.eps = 0.0
+        count += 1
+    return made, count
+
+
+def answers(model: nn.Module, images: torch.Tensor) -> list[Any]:
+    with torch.no_grad():
+        return [tensor.numpy() for tensor in tensors_of(model(images))]
+
+
+def rate(name: str) -> dict[str, Any]:
+    """One architecture."""
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    images = images_for(model)
+    drawn = copy.deepcopy(model)
+    make_informative(drawn, images, 0, means=())
+    row: dict[str, Any] = {"drawn_db": rounded_db(drawn, images)}
+    if row["drawn_db"] < LEAST_DB:
+        make_informative(model, images, 0)
+    else:
+        model = drawn
+    row["expected_db"] = rounded_db(model, images)
+    few = images[:IMAGES]
+    want = answers(copy.deepcopy(model).double(), few.double())
+    row["float32_db"] = distance_db(want, answers(model, few))
+    bare, row["folded_norms"] = folded(model, images)
+    row["folded_db"] = distance_db(want, answers(bare, few))
+    return {key: round(value, 1) for key, value in row.items()}
+
+
+def main() -> None:
+    """Rate what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*")
+    chosen = parser.parse_args().models or families()
+    content: dict[str, Any] = {"rows": {}}
+    if RESULT.exists():
+        content = json.loads(RESULT.read_text("utf-8"))
+    content["command"] = "python benchmarks/conditioning.py"
+    content["versions"] = versions_of(("timmx-core", "timm", "torch"))
+    for name in chosen:
+        if name in content["rows"]:
+            continue
+        try:
+            content["rows"][name] = rate(name)
+        except RuntimeError as error:  # a model that looks at the type of its weights
+            content["rows"][name] = {"error": str(error).splitlines()[0][:100]}
+        RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(name, content["rows"][name], flush=True)
+
+
+if __name__ == "__main__":
+    main()

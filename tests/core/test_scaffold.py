@@ -94,6 +94,17 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "full", "link"]
 
 
+def test_an_empty_folder_is_filled_and_not_exchanged(tmp_path: Path) -> None:
+    """The command goes on working in it."""
+    number = tmp_path.stat().st_ino
+    done = run(tmp_path, "toast", ".")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path}\n"
+    assert tmp_path.stat().st_ino == number
+    assert (tmp_path / "pyproject.toml").is_file()
+    assert list(tmp_path.glob(".timmx*")) == []
+
+
 def test_it_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     done = run(tmp_path, "list")
     assert (done.returncode, done.stdout) == (2, "")

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+import timmx_core
 from timmx_core import model as models
 from timmx_core import shared_options, weights
 from timmx_core.checkpoints import read_checkpoint, read_torch
@@ -317,6 +319,32 @@ def test_a_hub_that_refuses_is_given_up_at_once() -> None:
     with pytest.raises(ModelError, match="cannot be reached"):
         weights.require_hub("http://127.0.0.1:9", "cannot download")
     assert time.monotonic() - start < 5
+
+
+def test_cached_weights_leave_the_hub_s_client_as_it_was(
+    tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is off for the model that is cached, and on for the next, which is not."""
+    from huggingface_hub import constants
+
+    cached = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    trained = timm.create_model("test_resnet").state_dict()
+    save_file(trained, cached / "snapshots" / "abc" / "model.safetensors")
+    for module in (constants, sys.modules["huggingface_hub.file_download"]):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path), raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", silent_server)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    environment = dict(os.environ)
+    loaded = timmx_core.load_model("test_resnet", pretrained=True)
+    state = loaded.module.state_dict()
+    assert torch.equal(state["model.fc.bias"], trained["fc.bias"])
+    assert constants.HF_HUB_OFFLINE is False
+    assert dict(os.environ) == environment
+    with pytest.raises(ModelError, match="cannot download the weights of test_vit: the hub"):
+        timmx_core.load_model("test_vit", pretrained=True)
 
 
 def test_the_command_says_so_within_ten_seconds(tmp_path: Path, silent_server: str) -> None:

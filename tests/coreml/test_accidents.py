@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from accident_trials import AccidentTests, Place, small_disk
+from accident_trials import AccidentTests, AllAccidents, Place, small_disk
 
 pytest.importorskip("coremltools")
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="mounts as Linux does")
 
 
-class TestCoreML(AccidentTests):
+class TestCoreML(AllAccidents):
     """Core ML packages. The converter writes one of its own first, into staging."""
 
     format = "coreml"
+    killed = AccidentTests.killed
+    ends = AccidentTests.ends
+    rooms = ("0", "0.9", "1.9")
     options: ClassVar[tuple[str, ...]] = ("--precision", "fp32")
 
-    @pytest.mark.parametrize("room", ["0", "0.3", "0.9", "1.3", "1.9"])
     def test_the_disk_is_full(self, place: Place, good: Path, room: str) -> None:
         """Exit code 8, one line and a hint, and the disk as it was."""
         parts = sum(p.stat().st_size for p in good.rglob("*") if p.is_file())

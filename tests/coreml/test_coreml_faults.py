@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from fault_suite import SIZE, SMALL, FaultSuite
+from fault_suite import SIZE, SMALL, SMALL_OPTIONS, FaultSuite
 from fault_trials import export, refresh_record, verify
 
 from timmx_coreml.backend import CoreMLBackend
@@ -25,7 +25,7 @@ class TestCoreML(FaultSuite):
     backend = CoreMLBackend()
     # Tracing takes a third of the time, and what is tried here is the verdict.
     options: ClassVar[Mapping[str, Any]] = {
-        "input_size": SIZE,
+        **SMALL_OPTIONS,
         "precision": "fp32",
         "source": "trace",
     }

@@ -1,6 +1,6 @@
 """What may happen to an export to ONNX, and what it leaves behind."""
 
-from accident_trials import AccidentTests
+from accident_trials import AccidentTests, AllAccidents
 
 
 class TestOnnx(AccidentTests):
@@ -9,9 +9,8 @@ class TestOnnx(AccidentTests):
     format = "onnx"
 
 
-class TestOnnxWithExternalData(AccidentTests):
+class TestOnnxWithExternalData(AllAccidents):
     """Two files, and their record."""
 
     format = "onnx"
     options = ("--external-data", "always")
-    every_signal = True

@@ -40,6 +40,11 @@ PATIENCE = 600.0  # seconds; a loaded machine takes a minute for what an idle on
 SUPPORT = Path(__file__).parent
 # What has been seen on stderr when a stage has begun. A stage is told when it ends.
 BEGUN = {"build": "", "convert": "build ", "verify": "\nconvert ", "publish": "\nverify "}
+ENDS = {
+    "segfault": "the runtime died with SIGSEGV",
+    "hang": "still running after 2 s",
+    "glutton": "took more than 1.0 GiB of memory",
+}
 SIGNALS = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -248,7 +253,13 @@ class AccidentTests:
 
     format: ClassVar[str]
     options: ClassVar[tuple[str, ...]] = ()
-    every_signal: ClassVar[bool] = False  # each at each stage, and not by turns
+    # What a format has a part in; the rest is core's, and `AllAccidents` tries it.
+    killed: ClassVar[tuple[tuple[signal.Signals, str], ...]] = (
+        (signal.SIGINT, "convert"),
+        (signal.SIGTERM, "verify"),
+    )
+    rooms: ClassVar[tuple[str, ...]] = ("a third", "all but the last")
+    ends: ClassVar[tuple[str, ...]] = ("segfault",)
 
     @classmethod
     def suffix(cls) -> str:
@@ -296,17 +307,14 @@ class AccidentTests:
         return place
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """The signals and stages of `test_killed`."""
+        """The accidents of this class."""
+        case: Any = metafunc.cls
         if {"number", "stage"} <= set(metafunc.fixturenames):
-            case: Any = metafunc.cls
-            pairs = [
-                (number, stage)
-                for at, stage in enumerate(BEGUN)
-                for turn, number in enumerate(SIGNALS)
-                if case.every_signal or at % len(SIGNALS) == turn
-            ]
-            ids = [f"{number.name}-{stage}" for number, stage in pairs]
-            metafunc.parametrize(("number", "stage"), pairs, ids=ids)
+            ids = [f"{number.name}-{stage}" for number, stage in case.killed]
+            metafunc.parametrize(("number", "stage"), case.killed, ids=ids)
+        for name, values in (("room", case.rooms), ("end", case.ends)):
+            if name in metafunc.fixturenames:
+                metafunc.parametrize(name, values)
 
     def test_killed(self, old: Place, number: signal.Signals, stage: str) -> None:
         """The earlier file stays, or a complete new one is there; no process goes on."""
@@ -324,7 +332,6 @@ class AccidentTests:
         assert trouble_in(old.folder, old.target, before, lost=not finished) == ""
         assert gone(children)
 
-    @pytest.mark.parametrize("room", ["none", "a third", "all but the last", "all but the record"])
     def test_the_disk_is_full(self, place: Place, good: Path, room: str) -> None:
         """Exit code 8, one line and a hint, and the disk as it was."""
         sizes = {p.name: p.stat().st_size for p in good.iterdir()}
@@ -372,49 +379,23 @@ class AccidentTests:
         assert "build" not in ended.err
         assert digests(place.folder) == before
 
-    def test_two_race_for_a_name(self, place: Place) -> None:
-        """One wins, the other is told that the file exists."""
-        runs = [place.start("--seed", str(seed)) for seed in (1, 2)]
-        ended = sorted((run.end() for run in runs), key=lambda e: e.code)
-        assert [e.code for e in ended] == [0, 8], [e.err for e in ended]
-        assert "exists already" in ended[1].said[0]
-        assert len(ended[1].said) == 2
-        assert trouble_in(place.folder, place.target, {}, lost=False) == ""
-
-    def test_two_race_to_replace_a_file(self, old: Place) -> None:
-        """Both succeed, and what is there is one of them and not a mixture."""
-        runs = [old.start("--overwrite", "--seed", str(seed)) for seed in (1, 2)]
-        ended = [run.end() for run in runs]
-        assert [e.code for e in ended] == [0, 0], [e.err for e in ended]
-        assert trouble_in(old.folder, old.target, {}, lost=False) == ""
-
-    @pytest.mark.parametrize(
-        ("kind", "words"),
-        [
-            ("segfault", "the runtime died with SIGSEGV"),
-            ("hang", "still running after 2 s"),
-            ("glutton", "took more than 1.0 GiB of memory"),
-        ],
-    )
-    def test_the_file_is_the_end_of_its_process(
-        self, old: Place, tmp_path: Path, kind: str, words: str
-    ) -> None:
+    def test_the_file_is_the_end_of_its_process(self, old: Place, tmp_path: Path, end: str) -> None:
         """A verdict and not the end of the command; and a home on a full disk hides nothing."""
         before = digests(old.folder)
         with small_disk(tmp_path / "home", 1 << 20) as home:
             fill(home)
-            timeout = "2" if kind == "hang" else str(int(PATIENCE))
+            timeout = "2" if end == "hang" else str(int(PATIENCE))
             ended = old.start(
                 "--overwrite",
                 "--verify-timeout",
                 timeout,
-                kind=kind,
+                kind=end,
                 TIMMX_VERIFY_MEMORY_GB="1",
                 TIMMX_HOME=str(home),
                 TMPDIR=str(home),
             ).end()
         assert ended.code == 7, ended.err
-        assert words in ended.said[0]
+        assert ENDS[end] in ended.said[0]
         assert [line.split(":")[0] for line in ended.said] == ["error", "hint"]
         assert staging_folders(old.folder) == []
         assert trouble_in(old.folder, old.target, before, lost=True) == ""
@@ -430,3 +411,27 @@ class AccidentTests:
             again = RunningWarm(place.warm, words, place.folder, place.streams, **env).end()
             assert again.code == 0, again.err
         assert trouble_in(place.folder, place.target, {}, lost=False) == ""
+
+
+class AllAccidents(AccidentTests):
+    """Each signal at each stage, and all else that core sees to: one format is enough."""
+
+    killed = tuple((number, stage) for stage in BEGUN for number in SIGNALS)
+    rooms = ("none", "a third", "all but the last", "all but the record")
+    ends = tuple(ENDS)
+
+    def test_two_race_for_a_name(self, place: Place) -> None:
+        """One wins, the other is told that the file exists."""
+        runs = [place.start("--seed", str(seed)) for seed in (1, 2)]
+        ended = sorted((run.end() for run in runs), key=lambda e: e.code)
+        assert [e.code for e in ended] == [0, 8], [e.err for e in ended]
+        assert "exists already" in ended[1].said[0]
+        assert len(ended[1].said) == 2
+        assert trouble_in(place.folder, place.target, {}, lost=False) == ""
+
+    def test_two_race_to_replace_a_file(self, old: Place) -> None:
+        """Both succeed, and what is there is one of them and not a mixture."""
+        runs = [old.start("--overwrite", "--seed", str(seed)) for seed in (1, 2)]
+        ended = [run.end() for run in runs]
+        assert [e.code for e in ended] == [0, 0], [e.err for e in ended]
+        assert trouble_in(old.folder, old.target, {}, lost=False) == ""

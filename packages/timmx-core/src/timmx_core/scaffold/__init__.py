@@ -110,18 +110,35 @@ def write_plugin(names: Names, folder: Path) -> list[Path]:
         raise OutputError(f"{folder} is there already", "name another folder behind the format")
     whole = folder.absolute()
     try:
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".timmx-new-", dir=whole.parent))
+        # An empty folder stays the one that it is: somebody may be working in it.
+        beside = whole if whole.is_dir() else whole.parent
+        beside.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".timmx-new-", dir=beside))
         try:
             staging.chmod(0o777 & ~_umask())
             written = [_write(staging, name, names.fill(text)) for name, text in _templates(names)]
-            os.rename(staging, whole)
+            if beside == whole:
+                _move_all(staging, whole)
+            else:
+                os.rename(staging, whole)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         failure = output_error(error, folder)
         raise OutputError(failure.message, "name another folder behind the format") from error
     return sorted(written)
+
+
+def _move_all(staging: Path, folder: Path) -> None:
+    """Put what was written into a folder that is empty otherwise, or leave it empty."""
+    moved = []
+    try:
+        for path in sorted(staging.iterdir()):
+            moved.append(path.rename(folder / path.name))
+    except OSError:
+        for path in moved:
+            path.rename(staging / path.name)
+        raise
 
 
 def _templates(names: Names) -> Iterator[tuple[str, str]]:

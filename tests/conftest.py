@@ -19,6 +19,7 @@ pytest.register_assert_rewrite(
     "reference_trials",
 )
 
+import inline_worker  # noqa: E402
 import margins  # noqa: E402
 import testdata  # noqa: E402
 
@@ -42,6 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _files_run_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process of their own would prove nothing more."""
+    inline_worker.install(request, monkeypatch)
 
 
 @pytest.fixture(scope="session")

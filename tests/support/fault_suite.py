@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import fault_trials
 import faults
-import numpy as np
 import pytest
 
-import timmx_core.verification
-import timmx_core.worker
+import timmx_core
 from timmx_core.backend import Artifact, Backend, TensorSpec
-from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, VerificationError
+from timmx_core.errors import ArtifactError, ExportError, VerificationError
 from timmx_core.publishing import record_path
-from timmx_core.worker import Outcome, run_probes
 
 FAILED = VerificationError.exit_code
 SMALL = "test_convnext"  # timm's own for tests: depthwise and dense layers, norms, LayerScale
@@ -39,43 +36,8 @@ LAYERS = (
     ("model.stages.3.blocks.0.norm.weight", "zeroed"),
     ("model.head.fc.bias", "transposed"),
 )
-# These run in processes of their own, as every verification does outside of this suite.
-REAL_PROCESS = frozenset({"output constant", "batch shuffled", "one NaN"})
-
 
 _good: dict[type, Path] = {}
-
-
-class InlineWorker:
-    """Runs a file in this process: what is tried here is the verdict, and imports take seconds."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing was started."""
-
-    def run(
-        self,
-        path: Path,
-        inputs: Mapping[str, np.ndarray],
-        batches: Sequence[int],
-        options: Mapping[str, Any],
-        folder: Path,
-        timeout: float,
-    ) -> Outcome:
-        """As `timmx_core.worker.Worker.run`."""
-        try:
-            with self.backend.open(path, options) as runner:
-                outputs = {batch: run_probes(runner, inputs, batch) for batch in batches}
-                return Outcome("ok", "", "", runner.name, runner.kind, outputs)
-        except CannotRunHere as error:
-            return Outcome("cannot run", error.message)
-        except Exception as error:  # noqa: BLE001 - whatever a runtime raises on a broken file
-            return Outcome("failed", str(error))
 
 
 class FaultSuite:
@@ -95,14 +57,6 @@ class FaultSuite:
     # `benchmarks/faults.py` tries all.
     sampled: ClassVar[int] = 4
     refused: ClassVar[frozenset[str]] = frozenset()  # faults with which the file does not run
-
-    @pytest.fixture(autouse=True)
-    def _process(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        fault = getattr(request.node, "callspec", None)
-        names = {getattr(p, "name", "") for p in fault.params.values()} if fault else set()
-        if not names & REAL_PROCESS:
-            monkeypatch.setattr(timmx_core.worker, "Worker", InlineWorker)
-            monkeypatch.setattr(timmx_core.verification, "Worker", InlineWorker)
 
     @pytest.fixture
     def good(self, tmp_path_factory: pytest.TempPathFactory) -> Path:

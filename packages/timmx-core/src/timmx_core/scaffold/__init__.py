@@ -131,13 +131,14 @@ def write_plugin(names: Names, folder: Path) -> list[Path]:
 
 def _move_all(staging: Path, folder: Path) -> None:
     """Put what was written into a folder that is empty otherwise, or leave it empty."""
-    moved = []
+    written = sorted(staging.iterdir())
     try:
-        for path in sorted(staging.iterdir()):
-            moved.append(path.rename(folder / path.name))
+        for path in written:
+            path.rename(folder / path.name)
     except OSError:
-        for path in moved:
-            path.rename(staging / path.name)
+        for path in written:
+            if not path.exists():
+                (folder / path.name).rename(path)
         raise
 
 

@@ -15,6 +15,7 @@ from fake_dists import fake_dist
 from filelock import FileLock
 
 CASES = [name for name in vars(faulty_cases) if name.startswith("Test")]
+PLUGINS = ("no:cacheprovider", "no:logging", "faulty_selection")
 REASONS = {
     "TestConstantOutput": "dB, below 80 dB",
     "TestNotANumber": "NaN or infinite",
@@ -65,7 +66,8 @@ def run_cases(folder: Path, report: Path) -> None:
     (folder / "tmp").mkdir()
     path = Path(faulty_cases.__file__)
     fake_dist(folder / "site", "timmx-old", "1.0", "", {"old": "old_format"})
-    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:logging", f"--junitxml={report}"]
+    plugins = [word for name in PLUGINS for word in ("-p", name)]
+    arguments = ["-q", *plugins, f"--junitxml={report}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, f"--basetemp={folder / 'base'}", str(path)],
         # One thread: on a busy machine torch's threads wait for each other on such small models.

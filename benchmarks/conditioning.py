@@ -12,6 +12,7 @@ models are kept.
 from __future__ import annotations
 
 import argparse
+import collections
 import copy
 import json
 import os
@@ -55,31 +56,49 @@ def images_for(model: nn.Module) -> torch.Tensor:
 
 
 def pairs(model: nn.Module, images: torch.Tensor) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution and the batch norm that is given what it puts out, and nothing else."""
-    makers: dict[int, nn.Conv2d] = {}
-    found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
-    kept = []  # or another tensor would get the number of one that has gone
+    """Each convolution and the batch norm that alone is given what it puts out."""
+    makers: dict[Any, nn.Conv2d] = {}  # by the node of autograd's graph
+    found: list[tuple[Any, nn.BatchNorm2d]] = []
 
     def convolved(layer: nn.Conv2d, _: Any, output: torch.Tensor) -> None:
-        kept.append(output)
-        makers[id(output)] = layer
+        makers[output.grad_fn] = layer
 
-    def normalised(layer: nn.BatchNorm2d, given: Any, _: Any) -> None:
-        if id(given[0]) in makers:
-            found.append((makers[id(given[0])], layer))
+    def normalised(layer: nn.BatchNorm2d, given: Any) -> None:
+        if given[0].grad_fn in makers:
+            found.append((given[0].grad_fn, layer))
 
     hooks = []
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and type(module).__name__ in ("Conv2d", "Conv2dSame"):
             hooks.append(module.register_forward_hook(convolved))
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            hooks.append(module.register_forward_hook(normalised))
-    with torch.no_grad():
-        model(images[:1])
+            hooks.append(module.register_forward_pre_hook(normalised))
+    outputs = tensors_of(model(images[:1]))
     for hook in hooks:
         hook.remove()
-    once = [conv for conv, _ in found]
-    return (pair for pair in found if once.count(pair[0]) == 1)
+    readers = _readers(outputs)
+    layers = list(makers.values())
+    return (
+        (makers[node], norm)
+        for node, norm in found
+        if readers[node] == 1 and layers.count(makers[node]) == 1
+    )
+
+
+def _readers(outputs: list[torch.Tensor]) -> collections.Counter[Any]:
+    """How many nodes of autograd's graph are given what a node puts out."""
+    count: collections.Counter[Any] = collections.Counter()
+    seen = set()
+    left = [output.grad_fn for output in outputs]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        given = [source for source, _ in node.next_functions]
+        count.update(given)
+        left.extend(given)
+    return count
 
 
 def folded(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, int]:

@@ -159,7 +159,10 @@ class Margins:
 
     def pytest_assertion_pass(self, item: pytest.Item, lineno: int, orig: str, expl: str) -> None:
         # Of the assertion, which may be in a shared suite.
-        place = f"{_asserting_file(item.config.rootpath)}:{lineno}"
+        file = _asserting_file(item.config.rootpath)
+        if "site-packages" in Path(file).parts:  # a plugin's own, as Hypothesis has them
+            return
+        place = f"{file}:{lineno}"
         for bound in bounds_in(" ".join(orig.split()), expl, place):
             self.note(replace(bound, text=f"{bound.text}  [{item.nodeid}]"))
 

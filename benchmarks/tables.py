@@ -21,6 +21,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end table -->)", re.DOTALL)
 FLOORS = {"fp32": 80.0, "fp16": 30.0, "int8": 5.0}
 COSINE = 0.9
+MOST_ILL = 12  # rows of the table of conditioning
 Rows = list[list[str]]
 
 
@@ -503,6 +504,28 @@ def changes() -> str:
     return table([*header, "its record gone", "with its record"], rows, 2)
 
 
+def conditioning() -> str:
+    """The families whose float32 is furthest from float64, and how many there are."""
+    rows = results("conditioning")["rows"]
+    rated = {name: row for name, row in rows.items() if "error" not in row}
+    least = {name: min(row["float32_db"], row["folded_db"]) for name, row in rated.items()}
+    order = sorted(least, key=lambda name: least[name])
+    body = [
+        [
+            name,
+            *(
+                f"{rated[name][key]:.1f}"
+                for key in ("drawn_db", "expected_db", "float32_db", "folded_db")
+            ),
+        ]
+        for name in order[:MOST_ILL]
+    ]
+    middle = statistics.median(least.values())
+    header = ["model", "expected as drawn", "expected", "float32", "float32, norms folded"]
+    others = f"In dB, the lowest of {len(least)}, whose median is {middle:.1f}."
+    return table(header, body, 4) + f"\n{others}\n"
+
+
 def _told(status: str, _: str, by_digest: bool) -> str:
     return f"{status}, by the digest" if by_digest and status == "failed" else status
 
@@ -524,6 +547,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "faults-versions": versions,
     "accidents": accidents,
     "changes": changes,
+    "conditioning": conditioning,
     "budgets": budgets,
     "dispatch": dispatch,
     "calibration-onnx": calibration,

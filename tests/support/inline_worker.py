@@ -21,8 +21,10 @@ from timmx_core.backend import Backend
 from timmx_core.errors import CannotRunHere
 from timmx_core.worker import Outcome, check_found, run_probes
 
-# Of formats: a kind of tests that convert and verify in Python.
-MODULES = re.compile(r"test_\w+_(contract|export|precisions|faults|lite0|archive|screening)")
+# Tests that convert and verify in Python, many of them the same small model.
+MODULES = re.compile(
+    r"test_(\w+_(contract|export|precisions|faults|lite0|archive|screening)|fuzz_\w+)"
+)
 # These want the process that every verification has outside of the tests.
 REAL = re.compile(r"plain_export|another_process|output constant|batch shuffled|one NaN")
 
@@ -65,9 +67,6 @@ class InlineWorker:
 
 def install(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the files of a test run here, if it is one of these."""
-    name = request.path.stem
-    if request.path.parent.name == "core" or not MODULES.fullmatch(name):
-        return
-    if not REAL.search(request.node.name):
+    if MODULES.fullmatch(request.path.stem) and not REAL.search(request.node.name):
         monkeypatch.setattr(timmx_core.worker, "Worker", InlineWorker)
         monkeypatch.setattr(timmx_core.verification, "Worker", InlineWorker)

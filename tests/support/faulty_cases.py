@@ -107,6 +107,11 @@ class TestClashingName(Faulty):
     expected = ("test_its_description_is_valid",)
 
 
+class TestLeavesAFilter(Faulty):
+    backend = faulty.LeavesAFilter
+    expected = ("test_the_process_is_as_it_was",)
+
+
 class TestWritesElsewhere(Faulty):
     backend = faulty.WritesElsewhere
     expected = (

@@ -100,6 +100,17 @@ class FailureTests(Case):
         left = watch.changes() if moment == "while converting" else []
         assert not left, f"it leaves {left[0]} behind"
 
+    def test_the_process_is_as_it_was(self, lab: Lab) -> None:
+        """What the caller has set is there after an export, as after one before it."""
+        from timmx_core.testing.models import tiny_cnn
+        from timmx_core.testing.process_state import changes, state
+
+        lab.require_plain()  # what libraries set while they are imported is theirs
+        before = state()
+        lab.export(tiny_cnn(), verify=False)
+        left = changes(before, state())
+        assert not left, f"the export left {'; '.join(left)}"
+
     def test_an_old_file_survives_a_failure(self, lab: Lab) -> None:
         """--overwrite: what was there stays there until something better is complete."""
         from timmx_core.publishing import member_digests

@@ -523,7 +523,7 @@ def conditioning() -> str:
     middle = statistics.median(least.values())
     header = ["model", "expected as drawn", "expected", "float32", "float32, norms folded"]
     others = f"In dB, the lowest of {len(least)}, whose median is {middle:.1f}."
-    return table(header, body, 4) + f"\n{others}\n"
+    return table(header, body, 1) + f"\n{others}\n"
 
 
 def _told(status: str, _: str, by_digest: bool) -> str:

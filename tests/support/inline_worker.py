@@ -25,8 +25,8 @@ from timmx_core.worker import Outcome, check_found, run_probes
 MODULES = re.compile(
     r"test_(\w+_(contract|export|precisions|faults|lite0|archive|screening)|fuzz_\w+)"
 )
-# LiteRT gives a later interpreter of a process wrong answers at times (2.3, a dynamic batch), and is
-# quickly imported.
+# LiteRT 2.3 gives a later interpreter of one process wrong answers at times, with a dynamic batch;
+# and it is quickly imported.
 OWN = re.compile(r"test_litert_(contract|export|precisions)")
 # These want the process that every verification has outside of the tests.
 REAL = re.compile(r"plain_export|another_process|output constant|batch shuffled|one NaN")

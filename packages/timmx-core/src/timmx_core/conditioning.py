@@ -87,7 +87,7 @@ def lift(model: torch.nn.Module, images: torch.Tensor, mean: float) -> None:
 
     :param mean: in deviations of the channel.
     """
-    biases = in_double(model, lambda double: _lifted(double, images.double(), mean))
+    biases = in_double(model, lambda double: _lifted(double, images[:IMAGES].double(), mean))
     for name, bias in biases.items():
         model.get_parameter(f"{name}.bias").data.copy_(bias)
 

@@ -417,8 +417,8 @@ class AllAccidents(AccidentTests):
     """Each signal at each stage, and all else that core sees to: one format is enough."""
 
     killed = tuple((number, stage) for stage in BEGUN for number in SIGNALS)
-    rooms = ("none", "a third", "all but the last", "all but the record")
-    ends = tuple(ENDS)
+    rooms: ClassVar[tuple[str, ...]] = ("none", "a third", "all but the last", "all but the record")
+    ends: ClassVar[tuple[str, ...]] = tuple(ENDS)
 
     def test_two_race_for_a_name(self, place: Place) -> None:
         """One wins, the other is told that the file exists."""

@@ -11,7 +11,8 @@ OTHERS = 10  # each n-th of those that must not fail, of each case others
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen, left = [], []
+    chosen: list[pytest.Item] = []
+    left: list[pytest.Item] = []
     for number, item in enumerate(items):
         expected = getattr(getattr(item, "cls", None), "expected", ())
         wanted = item.name in expected or number % OTHERS == 0

@@ -179,11 +179,14 @@ def test_a_truncated_file_is_not_opened(tmp_path: Path, format: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"normalize": True, "softmax": True}, {"uint8_input": True, "nhwc_input": True}],
-    ids=["plain", "normalize-softmax", "uint8-nhwc"],
+    ("format", "options"),
+    [
+        ("torch-export", {}),
+        ("torch-export", {"uint8_input": True, "nhwc_input": True}),
+        ("torchscript", {"normalize": True, "softmax": True}),
+    ],
+    ids=["plain", "uint8-nhwc", "normalize-softmax"],
 )
-@pytest.mark.parametrize("format", SUFFIX)
 def test_photographs_are_classified_as_by_timm(
     tmp_path: Path,
     lite0_dir: Path,

@@ -1,16 +1,10 @@
 """What may happen to an export to ONNX, and what it leaves behind."""
 
-from accident_trials import AccidentTests, AllAccidents
-
-
-class TestOnnx(AccidentTests):
-    """One file, and its record."""
-
-    format = "onnx"
+from accident_trials import AllAccidents
 
 
 class TestOnnxWithExternalData(AllAccidents):
-    """Two files, and their record."""
+    """Two files, and their record: whatever can happen to one can happen to these."""
 
     format = "onnx"
     options = ("--external-data", "always")

@@ -9,4 +9,4 @@ from timmx_onnx.backend import OnnxBackend
 
 class TestOnnx(FaultSuite):
     backend = OnnxBackend()
-    sampled = 1
+    sampled = 2

@@ -37,7 +37,7 @@ REASONS = {
     "TestPartialFile": "the plugin did not leave model.weights in its staging folder",
     "TestWrongSuffix": "suffix 'pocket' does not begin with a dot",
     "TestClashingName": "'verify' is a word of timmx itself",
-    "TestLeavesAFilter": "the export left warnings",
+    "TestLeavesALimit": "the export left recursion limit",
     "TestWritesElsewhere": "pocket.cache",
 }
 

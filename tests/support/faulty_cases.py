@@ -107,8 +107,8 @@ class TestClashingName(Faulty):
     expected = ("test_its_description_is_valid",)
 
 
-class TestLeavesAFilter(Faulty):
-    backend = faulty.LeavesAFilter
+class TestLeavesALimit(Faulty):
+    backend = faulty.LeavesALimit
     expected = ("test_the_process_is_as_it_was",)
 
 

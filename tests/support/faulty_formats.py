@@ -6,7 +6,6 @@ import atexit
 import os
 import sys
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -178,11 +177,11 @@ class WritesElsewhere(NotRunning):
         return super().export(model, request, context)
 
 
-class LeavesAFilter(NotRunning):
-    """Silences every warning, and leaves it at that."""
+class LeavesALimit(NotRunning):
+    """Lets Python recurse deeper, and leaves it at that."""
 
     def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
-        warnings.filterwarnings("ignore", message=str(context.staging))
+        sys.setrecursionlimit(sys.getrecursionlimit() + 1)
         return super().export(model, request, context)
 
 

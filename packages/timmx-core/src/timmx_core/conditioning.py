@@ -10,15 +10,15 @@ before an activation gets a mean of its own, where random weights need it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from timmx_core.double import in_double
-from timmx_core.measure import decibels
+from timmx_core.measure import CAP_DB, decibels
 from timmx_core.norm_statistics import averaging, norms_with_statistics, set_statistics
-from timmx_core.outputs import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
 
@@ -71,8 +71,23 @@ def _rounded_db(double: torch.nn.Module, images: torch.Tensor) -> float:
         if not any(layer.children()):
             layer.register_forward_hook(rounding)
     with torch.no_grad():
-        outputs = tensors_of(double(torch.cat([images, images])))
-    return min(_snr(*output.tensor_split(2)) for output in outputs)
+        result = double(torch.cat([images, images]))
+    answers = [output.tensor_split(2) for output in _floats(result) if len(output) % 2 == 0]
+    # What is the same for each image says nothing, and is told elsewhere.
+    telling = (pair for pair in answers if not bool((pair[0] == pair[0][:1]).all()))
+    return min((_snr(*pair) for pair in telling), default=CAP_DB)
+
+
+def _floats(result: object) -> Iterator[torch.Tensor]:
+    """The tensors of real numbers in what a model gives, which may be anything yet."""
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        if result.is_floating_point() and result.ndim and result.numel():
+            yield result
+    elif isinstance(result, (Mapping, list, tuple)):
+        for value in result.values() if isinstance(result, Mapping) else result:
+            yield from _floats(value)
 
 
 def _snr(want: torch.Tensor, got: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-OTHERS = 10  # each n-th of those that must not fail, of each case others
+OTHERS = 20  # each n-th of those that must not fail, of each case others
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

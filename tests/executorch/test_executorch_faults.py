@@ -9,4 +9,4 @@ from timmx_executorch.backend import ExecutorchBackend
 
 class TestExecutorch(FaultSuite):
     backend = ExecutorchBackend()
-    sampled = 9
+    sampled = 14

@@ -12,7 +12,7 @@ from timmx_litert.backend import LiteRTBackend
 
 class TestLiteRT(FaultSuite):
     backend = LiteRTBackend()
-    sampled: ClassVar[int] = 6
+    sampled: ClassVar[int] = 9
     impossible: ClassVar[Mapping[str, str]] = {
         "float64 outputs": "the converter makes float32 of them, and there is no fault left",
         "first of the batch repeated": "the graph has a constant of the batch size, and is refused",

@@ -10,38 +10,23 @@ fails by a channel where the whole output passes is a false refusal. Finished mo
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import timm
 import torch
+from family_rows import families, images_for, rate_missing  # type: ignore[import-not-found]
 
-from timmx_core import probes
 from timmx_core.initialisation import make_informative
-from timmx_core.inputs import reference_input
-from timmx_core.manifest import versions_of
 from timmx_core.measure import Reference, measure
-from timmx_core.model import Preprocessing
 
-RESULTS = Path(__file__).parent / "results"
-RESULT = RESULTS / "channels.json"
 MOST_PARAMETERS = 14_000_000
 TYPES = {"fp16": (torch.float16, 30.0), "bf16": (torch.bfloat16, 12.0)}
 INT8_FLOOR = 5.0
-
-
-def families() -> list[str]:
-    """The smallest of each family that is small enough."""
-    rows = json.loads((RESULTS / "smallest.json").read_text("utf-8"))["rows"].values()
-    small = [row for row in rows if row["parameters"] < MOST_PARAMETERS]
-    return [row["model"] for row in sorted(small, key=lambda row: int(row["parameters"]))]
 
 
 def answers(model: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -81,10 +66,7 @@ def rate(name: str) -> dict[str, Any]:
     """Every output at every precision."""
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
-    config: Any = model.pretrained_cfg
-    size = config["input_size"]
-    pixels = probes.make(probes.Recipe(size[1], size[2], size[0]))
-    images = reference_input(pixels, Preprocessing(size, config["mean"], config["std"]))
+    images = images_for(model)
     make_informative(model, images, 0)
     rows: dict[str, Any] = {}
     with torch.no_grad():
@@ -114,33 +96,24 @@ def _rated(name: str, want: torch.Tensor, got: torch.Tensor, floor: float) -> di
     }
 
 
+def _told(row: dict[str, Any]) -> str:
+    outputs = [
+        output
+        for precision in row.values()
+        if isinstance(precision, dict)
+        for output in precision.values()
+        if isinstance(output, dict)
+    ]
+    refused = sum(output["refused_by_a_channel"] for output in outputs)
+    return f"{len(outputs)} outputs, {refused} refused by a channel"
+
+
 def main() -> None:
     """Rate what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*")
-    chosen = parser.parse_args().models or families()
-    content: dict[str, Any] = {"rows": {}}
-    if RESULT.exists():
-        content = json.loads(RESULT.read_text("utf-8"))
-    content["command"] = "python benchmarks/channels.py"
-    content["versions"] = versions_of(("timmx-core", "timm", "torch"))
-    for name in chosen:
-        if name in content["rows"]:
-            continue
-        try:
-            content["rows"][name] = rate(name)
-        except (RuntimeError, TypeError, AttributeError) as error:  # no such pair of methods
-            content["rows"][name] = {"error": str(error).splitlines()[0][:100]}
-        RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        outputs = [
-            row
-            for p in content["rows"][name].values()
-            if isinstance(p, dict)
-            for row in p.values()
-            if isinstance(row, dict)
-        ]
-        refused = sum(row["refused_by_a_channel"] for row in outputs)
-        print(name, len(outputs), "outputs,", refused, "refused by a channel", flush=True)
+    # The last two are those of a model that has no such pair of methods.
+    errors = (RuntimeError, TypeError, AttributeError)
+    about = __doc__.splitlines()[0]
+    rate_missing("channels", about, families(MOST_PARAMETERS), rate, errors, _told)
 
 
 if __name__ == "__main__":

@@ -11,48 +11,26 @@ models are kept.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import copy
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import timm
 import torch
+from family_rows import families, images_for, rate_missing  # type: ignore[import-not-found]
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from timmx_core import probes
 from timmx_core.conditioning import LEAST_DB, rounded_db
 from timmx_core.initialisation import make_informative
-from timmx_core.inputs import reference_input
-from timmx_core.manifest import versions_of
 from timmx_core.measure import distance_db
-from timmx_core.model import Preprocessing
 from timmx_core.outputs import tensors_of
 
-RESULTS = Path(__file__).parent / "results"
-RESULT = RESULTS / "conditioning.json"
 IMAGES = 4
-
-
-def families() -> list[str]:
-    """The smallest of each family, the smallest first."""
-    rows = json.loads((RESULTS / "smallest.json").read_text("utf-8"))["rows"].values()
-    return [row["model"] for row in sorted(rows, key=lambda row: int(row["parameters"]))]
-
-
-def images_for(model: nn.Module) -> torch.Tensor:
-    """The images of a verification, as the model takes them."""
-    config: Any = model.pretrained_cfg
-    size = config["input_size"]
-    pixels = probes.make(probes.Recipe(size[1], size[2], size[0]))
-    return reference_input(pixels, Preprocessing(size, config["mean"], config["std"]))
 
 
 def pairs(model: nn.Module, images: torch.Tensor) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -150,23 +128,9 @@ def rate(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Rate what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*")
-    chosen = parser.parse_args().models or families()
-    content: dict[str, Any] = {"rows": {}}
-    if RESULT.exists():
-        content = json.loads(RESULT.read_text("utf-8"))
-    content["command"] = "python benchmarks/conditioning.py"
-    content["versions"] = versions_of(("timmx-core", "timm", "torch"))
-    for name in chosen:
-        if name in content["rows"]:
-            continue
-        try:
-            content["rows"][name] = rate(name)
-        except RuntimeError as error:  # a model that looks at the type of its weights
-            content["rows"][name] = {"error": str(error).splitlines()[0][:100]}
-        RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        print(name, content["rows"][name], flush=True)
+    # A RuntimeError is that of a model that looks at the type of its weights.
+    about = __doc__.splitlines()[0]
+    rate_missing("conditioning", about, families(), rate, (RuntimeError,), lambda row: row)
 
 
 if __name__ == "__main__":

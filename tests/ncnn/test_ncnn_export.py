@@ -95,6 +95,7 @@ def test_networks_that_are_none(text: str, why: str) -> None:
 # ---------------------------------------------------------------- what cannot be done
 
 
+@pytest.mark.own_process
 def test_a_network_that_kills_the_runtime_fails(tmp_path: Path) -> None:
     """ncnn looks for the second input of a sum where there is none, which may be its end."""
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import testdata
+import warm_command
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("bash", "console", "python")
@@ -237,7 +238,9 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
     bin_folder = str(Path(sys.executable).parent)
     environment = {
         **os.environ,
-        "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join(
+            [str(warm_command.folder_of_command()), bin_folder, os.environ.get("PATH", "")]
+        ),
         "COLUMNS": "100",
         "NO_COLOR": "1",
     }

@@ -28,7 +28,8 @@ MODULES = re.compile(
 # LiteRT 2.3 gives a later interpreter of one process wrong answers at times, with a dynamic batch;
 # and it is quickly imported.
 OWN = re.compile(r"test_litert_(contract|export|precisions)")
-# These want the process that every verification has outside of the tests.
+# These tests of the kit want the process that every verification has outside of the tests, as those
+# with the mark `own_process` do.
 REAL = re.compile(r"plain_export|another_process|output constant|batch shuffled|one NaN")
 
 
@@ -73,6 +74,6 @@ def install(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     name = request.path.stem
     if OWN.fullmatch(name) or not MODULES.fullmatch(name):
         return
-    if not REAL.search(request.node.name):
+    if not (REAL.search(request.node.name) or request.node.get_closest_marker("own_process")):
         monkeypatch.setattr(timmx_core.worker, "Worker", InlineWorker)
         monkeypatch.setattr(timmx_core.verification, "Worker", InlineWorker)

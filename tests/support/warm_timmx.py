@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 
 class Warm:
@@ -63,9 +63,7 @@ class Warm:
 
 def main() -> None:
     """Answer until stdin ends."""
-    for name in ("torch.export", "timm", "timmx_core.cli.program", "timmx_core.subject"):
-        import_module(name)
-
+    import_what_exports_need()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
@@ -77,35 +75,51 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             answers.close()
-            _become(question)
+            variables = {**os.environ, **question["variables"]}
+            become(question["start"], question["folder"], variables, _streams(question))
         answers.write(f"{pid}\n")
 
 
-def _become(question: Mapping[str, Any]) -> None:
-    """The forked process: a command as if it had been started anew."""
+def import_what_exports_need() -> None:
+    """What each export of any format would import."""
+    for name in ("torch.export", "timm", "timmx_core.cli.program", "timmx_core.subject"):
+        import_module(name)
+
+
+def become(
+    arguments: Sequence[str], folder: str, variables: Mapping[str, str], streams: Sequence[int]
+) -> NoReturn:
+    """In a forked process: run a command as if it had been started anew, and end.
+
+    :param variables: its environment.
+    :param streams: the descriptors of its stdin, stdout and stderr.
+    """
     from timmx_core.cli.program import run
 
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    for number, name in ((1, "out"), (2, "err")):
-        descriptor = os.open(question[name], flags, 0o600)
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGCHLD, 0)):
+        signal.signal(number, handler)
+    for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.environ.update(question["variables"])
-    os.chdir(question["folder"])
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
     tempfile.tempdir = None
-    sys.argv = ["timmx", *question["start"]]
+    sys.argv = ["timmx", *arguments]
     code = 1
     try:
-        code = run(question["start"])
+        code = run(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _streams(question: Mapping[str, Any]) -> list[int]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    out, err = (os.open(question[name], flags, 0o600) for name in ("out", "err"))
+    return [os.open(os.devnull, os.O_RDONLY), out, err]
 
 
 if __name__ == "__main__":

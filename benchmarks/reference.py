@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,21 @@ CASES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def run_case(format: str, model: str, options: tuple[str, ...], timeout: float) -> dict[str, Any]:
-    """One export through the command line, as a user would do it."""
+def run_case(
+    format: str,
+    model: str,
+    options: tuple[str, ...],
+    timeout: float,
+    program: Sequence[str] = (sys.executable, "-m", "timmx_core"),
+) -> dict[str, Any]:
+    """One export through the command line, as a user would do it.
+
+    :param program: what a user would type as `timmx`.
+    """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "-m", "timmx_core", format, model, *options),
+            *(*program, format, model, *options),
             *("--json", "-o", str(Path(folder) / f"model{suffix_of(format)}")),
         ]
         try:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx.md"])
 def test_page(name: str, page_folder: Path) -> None:
     assert docrun.run_page(docrun.ROOT / "docs/formats" / name, page_folder)

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
+import warm_command
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # Of rounding errors, on another machine with other releases: two bits. fp16 where fp32 is meant,
@@ -53,13 +54,15 @@ class ReferenceRows:
             good = row["status"].startswith("verified") and row["snr_db"] >= row["floor_db"]
             assert good or row["reason"], label
 
+    @pytest.mark.slow
     def test_rows_are_as_they_were(self, table: dict[str, Any]) -> None:
         """Or the documentation shows figures of the past."""
         reference = _reference()
+        timmx = str(warm_command.folder_of_command() / "timmx")
         for label, model, options in reference.CASES:
             if label not in self.labels:
                 continue
-            row, now = table[label], reference.run_case(self.format, model, options, 600)
+            row, now = table[label], reference.run_case(self.format, model, options, 600, [timmx])
             assert now["status"] == row["status"], now["reason"]
             if row.get("snr_db") is None:  # refused, then as now
                 continue

@@ -44,9 +44,7 @@ def folder_of_command() -> Path:
     """The folder that holds such a `timmx`, of this process's environment."""
     folder = Path(tempfile.mkdtemp(prefix="timmx-warm-"))
     address = str(folder / "socket")
-    process = subprocess.Popen(
-        [sys.executable, __file__, address], stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE)
 
     def end() -> None:
         process.kill()

@@ -97,8 +97,7 @@ def become(
     from timmx_core.cli.program import run
 
     os.setsid()
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGCHLD, 0)):
-        signal.signal(number, handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)

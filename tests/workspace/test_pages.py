@@ -15,6 +15,7 @@ ELSEWHERE = [*docrun.format_pages(), docrun.isolation_page()]
 GENERAL = [page for page in docrun.pages() if page not in ELSEWHERE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", GENERAL, ids=lambda p: str(p.relative_to(docrun.ROOT)))
 def test_page(page: Path, page_folder: Path) -> None:
     docrun.run_page(page, page_folder)

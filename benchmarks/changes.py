@@ -25,6 +25,7 @@ import torch
 from timmx_core import api, publishing
 from timmx_core import manifest as manifests
 from timmx_core.backend import Artifact, Precision
+from timmx_core.errors import RequestError
 from timmx_core.initialisation import make_informative
 from timmx_core.inspection import CHANGED
 from timmx_core.plugins import get_manager
@@ -99,7 +100,11 @@ def main() -> None:
         for precision in kind.precisions:
             if words.precisions and precision.name not in words.precisions:
                 continue
-            row = try_precision(lab, precision)
+            try:
+                row = try_precision(lab, precision)
+            except RequestError as refusal:  # of some devices only
+                print(f"{precision.name}: {refusal}", flush=True)
+                continue
             print(row, flush=True)
             kept = [old for old in kept if old["precision"] != precision.name] + [row]
             content = {

@@ -25,7 +25,7 @@ import torch
 from timmx_core import api, publishing
 from timmx_core import manifest as manifests
 from timmx_core.backend import Artifact, Precision
-from timmx_core.errors import RequestError
+from timmx_core.errors import RequestError, VerificationError
 from timmx_core.initialisation import make_informative
 from timmx_core.inspection import CHANGED
 from timmx_core.plugins import get_manager
@@ -102,8 +102,8 @@ def main() -> None:
                 continue
             try:
                 row = try_precision(lab, precision)
-            except RequestError as refusal:  # of some devices only
-                print(f"{precision.name}: {refusal}", flush=True)
+            except (RequestError, VerificationError) as refusal:
+                print(f"{precision.name}: {refusal}", flush=True)  # too low for this model, or more
                 continue
             print(row, flush=True)
             kept = [old for old in kept if old["precision"] != precision.name] + [row]

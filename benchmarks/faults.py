@@ -27,9 +27,9 @@ sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 # Threads that wait for each other on a busy machine; the verifying process inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import fault_suite  # noqa: E402
 import fault_trials  # noqa: E402
 import faults  # noqa: E402
+import inline_worker  # noqa: E402
 import numpy as np  # noqa: E402
 import testdata  # noqa: E402
 import torch  # noqa: E402
@@ -256,7 +256,7 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)
     # Each export verifies in a process of its own; `verify` of the refused file, in this one.
-    timmx_core.verification.Worker = fault_suite.InlineWorker  # type: ignore[attr-defined,assignment,misc]
+    timmx_core.verification.Worker = inline_worker.InlineWorker  # type: ignore[attr-defined,assignment,misc]
     models = chosen.models.split(",")
     results = Results(RESULTS / f"faults-{chosen.what}.json", again=chosen.again)
     with tempfile.TemporaryDirectory() as scratch:

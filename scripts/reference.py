@@ -229,8 +229,9 @@ def page(name: str, findings: Findings, sources: dict[str, str]) -> str:
     for module, names in wanted.sources:
         source = Source(module, sources[module])
         for node in source.tree.body:
-            named = isinstance(node, (ast.FunctionDef, ast.ClassDef))
-            if not named or (node.name not in names if names else node.name.startswith("_")):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                continue
+            if node.name not in names if names else node.name.startswith("_"):
                 continue
             if isinstance(node, ast.ClassDef):
                 lines += class_section(node, source, findings)

@@ -29,6 +29,8 @@ from timmx_core.testing.models import INPUT_SIZE, TinyCNN, tiny_cnn
 from timmx_core.testing.plugins import manager_of
 from timmx_core.testing.process_state import changes, state
 
+MKLDNN: Any = torch.backends.mkldnn  # its settings have no types
+
 
 class RudeBackend(PocketBackend):
     """Sets whatever converters have been seen to set, and puts nothing back."""
@@ -143,12 +145,12 @@ def products_in(precision: str) -> Iterator[None]:
 
 @contextmanager
 def newer_setting(value: str) -> Iterator[None]:
-    before = torch.backends.mkldnn.conv.fp32_precision
-    torch.backends.mkldnn.conv.fp32_precision = value
+    before = MKLDNN.conv.fp32_precision
+    MKLDNN.conv.fp32_precision = value
     try:
         yield
     finally:
-        torch.backends.mkldnn.conv.fp32_precision = before
+        MKLDNN.conv.fp32_precision = before
 
 
 @contextmanager
@@ -209,7 +211,7 @@ class Looking(TinyCNN):
                     torch.is_autocast_enabled("cpu"),
                     torch.get_default_dtype(),
                     torch.get_float32_matmul_precision(),
-                    torch.backends.mkldnn.conv.fp32_precision,
+                    MKLDNN.conv.fp32_precision,
                 )
             )
         return super().forward(x)
@@ -227,7 +229,7 @@ def test_cuda_computes_in_full_precision() -> None:
     from timmx_core.torch_state import full_precision
 
     def settings() -> list[Any]:
-        backends = torch.backends
+        backends: Any = torch.backends
         return [
             backends.cudnn.allow_tf32,
             backends.cuda.matmul.allow_tf32,

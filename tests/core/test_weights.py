@@ -93,7 +93,8 @@ class Greedy:
     """numpy would take two gigabytes for it."""
 
     def __reduce__(self) -> Any:
-        return np._core.multiarray.scalar, (np.dtype("V2000000000"),)
+        scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+        return scalar, (np.dtype("V2000000000"),)
 
 
 class Odd:

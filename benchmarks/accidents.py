@@ -36,7 +36,7 @@ import psutil  # noqa: E402
 from accident_trials import AccidentTests, Ended, Place  # noqa: E402
 from warm_timmx import Warm  # noqa: E402
 
-from timmx_core.manifest import versions_of  # noqa: E402
+from timmx_core.files.manifest import versions_of  # noqa: E402
 from timmx_core.testing.distributions import fake_dist  # noqa: E402
 
 RESULT = HERE / "results" / "accidents.json"

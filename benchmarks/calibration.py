@@ -79,7 +79,7 @@ def runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 def judge(path: Path, want: np.ndarray, photographs: np.ndarray) -> dict[str, Any]:
     """A file on the photographs that nothing was calibrated with."""
-    from timmx_core.measure import decibels
+    from timmx_core.verification.measure import decibels
 
     run = runner(path)
     run(photographs[0])
@@ -100,7 +100,7 @@ def main() -> None:
     import onnx_ir as ir
 
     import timmx_core
-    from timmx_core.manifest import versions_of
+    from timmx_core.files.manifest import versions_of
 
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -22,13 +22,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import timm
 import torch
 
-from timmx_core import api, publishing
-from timmx_core import manifest as manifests
+from timmx_core import api
 from timmx_core.backend import Artifact, Precision
 from timmx_core.errors import RequestError, VerificationError
-from timmx_core.initialisation import make_informative
-from timmx_core.inspection import CHANGED
-from timmx_core.plugins import get_manager
+from timmx_core.files import manifest as manifests
+from timmx_core.files import publishing
+from timmx_core.files.inspection import CHANGED
+from timmx_core.plugins.manager import get_manager
+from timmx_core.random_weights.informative import make_informative
 from timmx_core.testing.lab import Lab, copy, ports
 
 RESULTS = Path(__file__).parent / "results"

@@ -21,8 +21,8 @@ import timm
 import torch
 from family_rows import families, images_for, rate_missing  # type: ignore[import-not-found]
 
-from timmx_core.initialisation import make_informative
-from timmx_core.measure import Reference, measure
+from timmx_core.random_weights.informative import make_informative
+from timmx_core.verification.measure import Reference, measure
 
 MOST_PARAMETERS = 14_000_000
 TYPES = {"fp16": (torch.float16, 30.0), "bf16": (torch.bfloat16, 12.0)}

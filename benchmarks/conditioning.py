@@ -25,10 +25,10 @@ from family_rows import families, images_for, rate_missing  # type: ignore[impor
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from timmx_core.conditioning import LEAST_DB, rounded_db
-from timmx_core.initialisation import make_informative
-from timmx_core.measure import distance_db
-from timmx_core.outputs import tensors_of
+from timmx_core.models.outputs import tensors_of
+from timmx_core.random_weights.conditioning import LEAST_DB, rounded_db
+from timmx_core.random_weights.informative import make_informative
+from timmx_core.verification.measure import distance_db
 
 IMAGES = 4
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from timmx_core.isolation.child import environment_variables, isolated_command
-from timmx_core.plugins import get_manager
+from timmx_core.isolation.process import environment_variables, isolated_command
+from timmx_core.plugins.manager import get_manager
 
 RESULTS = Path(__file__).parent / "results" / "dispatch.json"
 HOST = [str(Path(sys.executable).with_name("timmx"))]

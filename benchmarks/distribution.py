@@ -38,7 +38,7 @@ def draw(format: str) -> Path:
     mpl.rcParams["svg.hashsalt"] = "timmx"  # the same figures give the same file
     from matplotlib import pyplot as plt
 
-    from timmx_core.plugins import get_manager
+    from timmx_core.plugins.manager import get_manager
 
     floors = {p.name: p.floor_db for p in get_manager().backend(format).precisions}
     found = points(json.loads((RESULTS / f"families-{format}.json").read_text("utf-8")))

@@ -35,7 +35,7 @@ SAMPLES = 16  # to calibrate with
 @contextlib.contextmanager
 def shared_conversion() -> Iterator[None]:
     """Capture and convert a model once for all precisions; what is kept is never changed."""
-    from timmx_core.capture import Capturer
+    from timmx_core.models.capture import Capturer
     from timmx_onnx import converter
 
     capture, convert = Capturer.__call__, converter.convert
@@ -60,7 +60,7 @@ def shared_conversion() -> Iterator[None]:
 
 def precisions_of(format: str, names: str) -> list[Any]:
     """Those of the format that are asked for, with commas; all of them where none is."""
-    from timmx_core.plugins import get_manager
+    from timmx_core.plugins.manager import get_manager
 
     asked = {part for part in names.split(",") if part}
     known = get_manager().backend(format).precisions
@@ -82,7 +82,7 @@ def run_one(
     """One export."""
     import timmx_core
     from timmx_core.errors import TimmxError, VerificationError
-    from timmx_core.plugins import get_manager
+    from timmx_core.plugins.manager import get_manager
 
     start = time.perf_counter()
     options: dict[str, Any] = {"accept_inconclusive": True}
@@ -190,9 +190,9 @@ def import_everything() -> None:
 
 def save(content: dict[str, Any], format: str, out: Path) -> None:
     """With the versions that it was made with."""
-    from timmx_core.lifecycle import requirement_names
-    from timmx_core.manifest import versions_of
-    from timmx_core.plugins import get_manager
+    from timmx_core.files.manifest import versions_of
+    from timmx_core.lifecycle.export import requirement_names
+    from timmx_core.plugins.manager import get_manager
 
     names = {"timmx-core", "timm", "torch", *requirement_names(get_manager().backend(format))}
     content["command"] = f"python benchmarks/families.py {format}"

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from timmx_core import probes
-from timmx_core.inputs import reference_input
-from timmx_core.manifest import versions_of
-from timmx_core.model import Preprocessing
+from timmx_core.files.manifest import versions_of
+from timmx_core.models.build import Preprocessing
+from timmx_core.models.inputs import reference_input
+from timmx_core.verification import probes
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -34,15 +34,16 @@ import numpy as np  # noqa: E402
 import testdata  # noqa: E402
 import torch  # noqa: E402
 
-import timmx_core.verification  # noqa: E402
-from timmx_core import manifest, options  # noqa: E402
+import timmx_core.verification.judge  # noqa: E402
 from timmx_core.backend import Backend, LoadedModel  # noqa: E402
-from timmx_core.inputs import pixels_to_input  # noqa: E402
-from timmx_core.loading import PLAIN  # noqa: E402
-from timmx_core.measure import measure  # noqa: E402
-from timmx_core.outputs import tensors_of  # noqa: E402
-from timmx_core.plugins import get_manager  # noqa: E402
-from timmx_core.subject import Subject, load, make_subject  # noqa: E402
+from timmx_core.files import manifest  # noqa: E402
+from timmx_core.lifecycle.reference import Subject, load, make_subject  # noqa: E402
+from timmx_core.models.inputs import pixels_to_input  # noqa: E402
+from timmx_core.models.outputs import tensors_of  # noqa: E402
+from timmx_core.models.plain import PLAIN  # noqa: E402
+from timmx_core.plugins.manager import get_manager  # noqa: E402
+from timmx_core.request import options  # noqa: E402
+from timmx_core.verification.measure import measure  # noqa: E402
 
 RESULTS = HERE / "results"
 FLOOR = 80.0
@@ -256,7 +257,7 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)
     # Each export verifies in a process of its own; `verify` of the refused file, in this one.
-    timmx_core.verification.Worker = inline_worker.InlineWorker  # type: ignore[attr-defined,assignment,misc]
+    timmx_core.verification.judge.Worker = inline_worker.InlineWorker  # type: ignore[attr-defined,assignment,misc]
     models = chosen.models.split(",")
     results = Results(RESULTS / f"faults-{chosen.what}.json", again=chosen.again)
     with tempfile.TemporaryDirectory() as scratch:

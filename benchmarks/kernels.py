@@ -49,7 +49,7 @@ def profile(path: Path, folder: Path) -> dict[str, float]:
 def main() -> None:
     """All models again; it takes a minute or two."""
     import timmx_core
-    from timmx_core.manifest import versions_of
+    from timmx_core.files.manifest import versions_of
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS))

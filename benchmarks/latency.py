@@ -53,9 +53,10 @@ def write_weights(model: str, folder: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from timmx_core import inputs, probes
-    from timmx_core.initialisation import make_informative
-    from timmx_core.model import Preprocessing
+    from timmx_core.models import inputs
+    from timmx_core.models.build import Preprocessing
+    from timmx_core.random_weights.informative import make_informative
+    from timmx_core.verification import probes
 
     torch.manual_seed(0)
     network: Any = timm.create_model(model).eval()
@@ -330,7 +331,7 @@ def main() -> None:
 
 def save(content: dict[str, Any], out: Path, format: str) -> None:
     """With the versions that it was made with."""
-    from timmx_core.manifest import versions_of
+    from timmx_core.files.manifest import versions_of
 
     words = "" if format == "onnx" else f" --format {format}"
     content["command"] = f"python benchmarks/latency.py{words}"

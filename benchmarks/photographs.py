@@ -31,7 +31,7 @@ import photo_trials  # noqa: E402
 import reference  # type: ignore[import-not-found]  # noqa: E402
 import testdata  # noqa: E402
 
-from timmx_core.plugins import get_manager  # noqa: E402
+from timmx_core.plugins.manager import get_manager  # noqa: E402
 
 RESULTS = HERE / "results"
 CALIBRATED = 10

@@ -79,7 +79,7 @@ def run_case(
 
 def suffix_of(format: str) -> str:
     """The format's own first suffix."""
-    from timmx_core.plugins import get_manager
+    from timmx_core.plugins.manager import get_manager
 
     return get_manager().backend(format).suffixes[0]
 

@@ -74,7 +74,7 @@ def timed(function: Callable[..., Any], spent: dict[str, list[float]], label: st
 
 def export(format: str, model: str, weights: str, *, patterns: bool) -> dict[str, Any]:
     """Seconds, and how often, of each part of one export in this process."""
-    from timmx_core.garbage import seldom_collected
+    from timmx_core.process.gc_tuning import seldom_collected
 
     spent: dict[str, list[float]] = {}
     begun = time.perf_counter()

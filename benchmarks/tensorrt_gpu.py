@@ -33,8 +33,8 @@ import reference  # type: ignore[import-not-found]  # noqa: E402
 import testdata  # noqa: E402
 
 from timmx_core.errors import TimmxError  # noqa: E402
-from timmx_core.manifest import versions_of  # noqa: E402
-from timmx_core.plugins import get_manager  # noqa: E402
+from timmx_core.files.manifest import versions_of  # noqa: E402
+from timmx_core.plugins.manager import get_manager  # noqa: E402
 from timmx_tensorrt import gpu  # noqa: E402
 from timmx_tensorrt.engines import EngineBackend  # noqa: E402
 from timmx_tensorrt.runner import EngineRunner  # noqa: E402

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from timmx_core.backend import Option
-from timmx_core.shared_options import SHARED_OPTIONS
+from timmx_core.request.shared_options import SHARED_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "packages" / "timmx-core" / "src" / "timmx_core"

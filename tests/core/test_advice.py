@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pocket_format import PocketBackend
 
-from timmx_core.advice import advise
 from timmx_core.backend import Option, Precision
-from timmx_core.options import make_request
+from timmx_core.lifecycle.hints import advise
+from timmx_core.request.options import make_request
 from timmx_core.results import Measurement, Verdict
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from timmx_core import catalog, pretrained_configs
 from timmx_core.errors import MissingDependency
+from timmx_core.models.names import catalog, pretrained_configs
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_without_a_readable_source_timm_itself_is_asked(
 
 def test_neither_timm_nor_torch_is_imported() -> None:
     code = (
-        "import sys; from timmx_core import catalog; catalog.model_names();"
+        "import sys; from timmx_core.models.names import catalog; catalog.model_names();"
         "catalog.pretrained_names(); catalog.near_matches('resent50');"
         "print({'timm', 'torch', 'numpy'} & set(sys.modules))"
     )

@@ -15,13 +15,13 @@ from pocket_format import MANIFEST, WEIGHTS, PocketBackend
 
 from timmx_core import api
 from timmx_core.backend import Backend
-from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError, RequestError
-from timmx_core.inspection import CHANGED
-from timmx_core.publishing import record_path
+from timmx_core.files.inspection import CHANGED
+from timmx_core.files.publishing import record_path
 from timmx_core.results import ExportResult
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
+from timmx_core.toolkit.content import ContentDigest
 
 POCKET = PocketBackend()
 

@@ -13,8 +13,8 @@ from pocket_format import PocketBackend
 from torch import nn
 
 from timmx_core import api
-from timmx_core.paths import home
-from timmx_core.plugins import PluginManager, get_manager
+from timmx_core.plugins.manager import PluginManager, get_manager
+from timmx_core.process.paths import home
 from timmx_core.testing import ClosedManager, manager_of
 from timmx_core.testing.distributions import FakeDistributions, plugin_source
 from timmx_core.testing.models import INPUT_SIZE

@@ -12,7 +12,7 @@ from faulty_formats import PoorRounding
 import timmx_core
 from timmx_core.cli.summary import export_lines
 from timmx_core.errors import RequestError, VerificationError
-from timmx_core.publishing import record_path
+from timmx_core.files.publishing import record_path
 from timmx_core.results import ExportResult
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn

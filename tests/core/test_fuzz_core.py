@@ -13,16 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pocket_format import PocketBackend
 
-from timmx_core import api, strict_json
-from timmx_core import manifest as manifests
+from timmx_core import api
 from timmx_core.cli.inspect_command import _lines
 from timmx_core.cli.terminal import harmless
 from timmx_core.errors import CannotRunHere, TimmxError
-from timmx_core.labels import read_labels
-from timmx_core.model_checks import check_name, parse_kwargs
-from timmx_core.publishing import record_path
+from timmx_core.files import manifest as manifests
+from timmx_core.files.output_path import default_name
+from timmx_core.files.publishing import record_path
+from timmx_core.models.checks import check_name, parse_kwargs
+from timmx_core.models.labels import read_labels
+from timmx_core.reading import strict_json
 from timmx_core.results import ExportResult
-from timmx_core.target import default_name
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
 

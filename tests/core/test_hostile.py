@@ -18,21 +18,23 @@ import pytest
 import torch
 from pocket_format import PocketBackend
 
-from timmx_core import api, probes, strict_json
-from timmx_core import manifest as manifests
-from timmx_core.calibration import Calibration
+from timmx_core import api
 from timmx_core.cli.program import run
 from timmx_core.cli.terminal import harmless
 from timmx_core.errors import ArtifactError, ModelError, RequestError, TimmxError
-from timmx_core.labels import read_labels
-from timmx_core.model_checks import check_name, parse_kwargs
-from timmx_core.plugins import use_manager
-from timmx_core.preprocessing import Preprocessing
-from timmx_core.publishing import record_path
+from timmx_core.files import manifest as manifests
+from timmx_core.files.output_path import default_name, target_of
+from timmx_core.files.publishing import record_path
+from timmx_core.lifecycle.calibration import Calibration
+from timmx_core.models.checks import check_name, parse_kwargs
+from timmx_core.models.labels import read_labels
+from timmx_core.models.preprocessing import Preprocessing
+from timmx_core.plugins.manager import use_manager
+from timmx_core.reading import strict_json
 from timmx_core.results import ExportResult
-from timmx_core.target import default_name, target_of
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
+from timmx_core.verification import probes
 
 COMMAND = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x00 \u202egnp.exe"
 
@@ -186,8 +188,8 @@ def test_a_name_that_no_file_can_have_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     """The record's name is longer than the file's."""
-    from timmx_core import options
     from timmx_core.errors import OutputError
+    from timmx_core.request import options
 
     monkeypatch.chdir(tmp_path)
     backend = PocketBackend()
@@ -362,7 +364,7 @@ def test_no_more_of_an_array_is_read_than_is_used(
     found = calibration_of(path)
     assert found.floats is not None
     assert found.floats.shape == (8, 3, 8, 8)
-    monkeypatch.setattr("timmx_core.calibration.MOST_BYTES", 1000)
+    monkeypatch.setattr("timmx_core.lifecycle.calibration.MOST_BYTES", 1000)
     array = np.ones((8, 3, 8, 8), np.float32)
     np.savez(tmp_path / "whole.npz", array)
     torch.save(torch.from_numpy(array), tmp_path / "whole.pt")
@@ -441,7 +443,7 @@ def test_the_largest_json_that_is_parsed_takes_little_memory() -> None:
     """In another process, since memory that was taken once stays with this one."""
     script = (
         "import resource\n"
-        "from timmx_core import strict_json\n"
+        "from timmx_core.reading import strict_json\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "data = b'[' + b'[],' * (strict_json.MOST_PARTS // 2 - 2) + b'[]]'\n"
         "strict_json.loads(data)\n"
@@ -561,7 +563,7 @@ def test_probes_beyond_measure_are_not_made(exported: ExportResult, path: Path) 
 
 def test_no_one_plants_a_folder_that_undoes_something(tmp_path: Path) -> None:
     """A link, or a journal with other names than files of the folder, is left alone."""
-    from timmx_core.staging import PREFIX, Staging
+    from timmx_core.files.staging import PREFIX, Staging
 
     victim = tmp_path / "victim"
     victim.mkdir()

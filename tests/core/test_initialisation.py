@@ -9,10 +9,10 @@ import timm
 import torch
 from torch import nn
 
-from timmx_core.conditioning import LEAST_DB, rounded_db
-from timmx_core.initialisation import make_informative
-from timmx_core.measure import decibels
-from timmx_core.probes import Recipe, make
+from timmx_core.random_weights.conditioning import LEAST_DB, rounded_db
+from timmx_core.random_weights.informative import make_informative
+from timmx_core.verification.measure import decibels
+from timmx_core.verification.probes import Recipe, make
 
 FLOOR_DB = 80.0  # of fp32
 

@@ -128,7 +128,7 @@ def test_start_up_stays_small(host: Host) -> None:
     assert int(done.stdout) * unit < 60 << 20
     lines = (host.work / "imports").read_text().splitlines()
     imported = {line.rpartition("|")[2].strip() for line in lines}
-    assert "timmx_core.isolation.installed" in imported
+    assert "timmx_core.plugins.isolated" in imported
     assert not imported & {"numpy", "psutil", "rich", "packaging.requirements", "filelock"}
 
 

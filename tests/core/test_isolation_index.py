@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from timmx_core.errors import RequestError
-from timmx_core.isolation.index import (
+from timmx_core.isolation.requirement import read_wanted
+from timmx_core.plugins.environments.index import (
     DamagedIndexError,
     Entry,
     Recipe,
@@ -21,8 +22,7 @@ from timmx_core.isolation.index import (
     read_index,
     write_index,
 )
-from timmx_core.isolation.locks import locked
-from timmx_core.isolation.requirement import read_wanted
+from timmx_core.plugins.environments.locks import locked
 
 FOLDER = "litert-0123abcd"
 

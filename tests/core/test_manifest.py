@@ -14,14 +14,14 @@ import pytest
 from pocket_format import PocketBackend
 
 from timmx_core import api
-from timmx_core import manifest as manifests
 from timmx_core.backend import TensorSpec
 from timmx_core.errors import ArtifactError
-from timmx_core.measure import Reference
-from timmx_core.publishing import record_path
+from timmx_core.files import manifest as manifests
+from timmx_core.files.publishing import record_path
 from timmx_core.results import ExportResult
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, two_outputs
+from timmx_core.verification.measure import Reference
 
 
 @pytest.fixture(scope="module")

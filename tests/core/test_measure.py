@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from timmx_core.measure import CAP_DB, Reference, decibels, measure
 from timmx_core.results import Measurement
+from timmx_core.verification.measure import CAP_DB, Reference, decibels, measure
 
 PROBES, CLASSES = 8, 100
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from timmx_core import api
 from timmx_core.errors import ModelError, RequestError
-from timmx_core.measure import decibels
 from timmx_core.testing.models import INPUT_SIZE, TIMM_NAME, tiny_cnn
+from timmx_core.verification.measure import decibels
 
 
 def test_the_plain_model_has_timm_s_input_contract() -> None:

@@ -18,12 +18,14 @@ from pocket_format import PocketBackend
 from safetensors.torch import save_file
 from torch import nn
 
-from timmx_core import api, options, weights
+from timmx_core import api
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError, ModelError, RequestError, TimmxError
-from timmx_core.loading import PLAIN
-from timmx_core.model import BuiltModel
-from timmx_core.subject import eval_crop, make_subject
+from timmx_core.lifecycle.reference import eval_crop, make_subject
+from timmx_core.models.build import BuiltModel
+from timmx_core.models.plain import PLAIN
+from timmx_core.models.weights import sources as weights
+from timmx_core.request import options
 from timmx_core.testing.models import INPUT_SIZE, TIMM_NAME, tiny_cnn
 from timmx_core.testing.plugins import manager_of
 

@@ -15,8 +15,8 @@ from pocket_format import PocketBackend
 from safetensors.torch import save_file
 
 import timmx_core
-from timmx_core.checkpoints import read_checkpoint
 from timmx_core.errors import ArtifactError, ModelError, OutputError
+from timmx_core.models.weights.checkpoints import read_checkpoint
 from timmx_core.results import ExportResult
 from timmx_core.testing.plugins import manager_of
 
@@ -38,7 +38,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(*_: object) -> None:
         pytest.fail("the model was built")
 
-    monkeypatch.setattr("timmx_core.lifecycle._Export.run", begun)
+    monkeypatch.setattr("timmx_core.lifecycle.export._Export.run", begun)
 
 
 @pytest.mark.usefixtures("slow")

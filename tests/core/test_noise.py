@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from timmx_core.noise import Noise
+from timmx_core.process.captured_output import Noise
 
 
 def test_progress_bars_tell_nothing_of_a_failure(capfd: object) -> None:
@@ -52,7 +52,7 @@ def test_old_logs_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_nothing_is_left_of_a_process_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import os, signal\nfrom timmx_core.noise import Noise\n"
+        "import os, signal\nfrom timmx_core.process.captured_output import Noise\n"
         "with Noise():\n    print('noise')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path), "TIMMX_HOME": str(tmp_path)}

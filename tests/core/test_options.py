@@ -8,15 +8,15 @@ import pytest
 from pocket_format import PocketBackend
 
 from timmx_core.backend import ExportRequest, Option, Precision
-from timmx_core.backend_checks import InvalidBackendError, check_backend
 from timmx_core.errors import RequestError
-from timmx_core.options import (
+from timmx_core.plugins.checks import InvalidBackendError, check_backend
+from timmx_core.request.options import (
     coerce,
     make_request,
     options_of,
     run_options,
 )
-from timmx_core.shared_options import SHARED_OPTIONS
+from timmx_core.request.shared_options import SHARED_OPTIONS
 
 
 class Calibrated(PocketBackend):

@@ -14,11 +14,13 @@ from PIL import Image
 from pocket_format import PocketBackend
 from torch import nn
 
-from timmx_core import api, manifest, reverification
+from timmx_core import api
 from timmx_core.backend import TensorSpec
 from timmx_core.errors import ModelError, RequestError
-from timmx_core.initialisation import make_informative
-from timmx_core.outputs import FeatureMap
+from timmx_core.files import manifest
+from timmx_core.lifecycle import verify_file as reverification
+from timmx_core.models.outputs import FeatureMap
+from timmx_core.random_weights.informative import make_informative
 from timmx_core.testing.models import INPUT_SIZE, TIMM_NAME, Trunk, tiny_cnn, two_outputs
 from timmx_core.testing.plugins import manager_of
 
@@ -186,7 +188,7 @@ def test_one_map_asked_for_twice_is_refused(indices: tuple[int, ...]) -> None:
 def test_maps_that_are_not_what_timm_says_of_them_are_an_error(
     monkeypatch: pytest.MonkeyPatch, wrong: dict[str, int]
 ) -> None:
-    from timmx_core import model
+    from timmx_core.models import build as model
 
     def wrongly(module: nn.Module) -> Any:
         return (FeatureMap(**{"channels": 32, "stride": 4} | wrong),), (0,)
@@ -255,9 +257,9 @@ def test_every_output_is_called_what_it_is_and_its_snippet_runs(
 
 
 def test_a_module_s_own_maps_have_the_strides_of_the_order_that_it_gives_them_in() -> None:
-    from timmx_core.loading import PLAIN
-    from timmx_core.options import make_request
-    from timmx_core.subject import make_subject
+    from timmx_core.lifecycle.reference import make_subject
+    from timmx_core.models.plain import PLAIN
+    from timmx_core.request.options import make_request
 
     request = make_request(PLAIN, features_only(), {"input_size": (3, 64, 64)})
     built = make_subject(request, {}).built

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from pocket_format import PocketBackend
 
 import timmx_core
-from timmx_core import together
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel
 from timmx_core.errors import OutputError
-from timmx_core.moves import ASIDE, JOURNAL, Moves, put
-from timmx_core.ownership import Naming, companions_of
-from timmx_core.publishing import publish
-from timmx_core.records import RECORD_SUFFIX, record_path
-from timmx_core.target import target_of
+from timmx_core.files.file_transaction import ASIDE, JOURNAL, Moves, put
+from timmx_core.files.output_path import target_of
+from timmx_core.files.ownership import Naming, companions_of
+from timmx_core.files.publishing import publish
+from timmx_core.files.records import RECORD_SUFFIX, record_path
+from timmx_core.isolation import run_all as together
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
 
@@ -365,7 +365,7 @@ def test_two_formats_share_a_companion_s_name(folder: Path) -> None:
     with pytest.raises(OutputError, match=r"m\.bin does not belong to m\.pouch: m\.pocket needs"):
         target_of(
             AlsoWithBin(),
-            timmx_core.options.make_request(
+            timmx_core.request.options.make_request(
                 AlsoWithBin(), "resnet18", {"output": str(folder / "m.pouch"), "overwrite": True}
             ),
         )

@@ -36,8 +36,9 @@ sys.path.append(sys.argv[1])
 
 import timmx_core
 from pocket_format import PocketBackend
-from timmx_core import interrupts, worker
-from timmx_core.isolation import child
+from timmx_core.process import interrupts
+from timmx_core.verification import worker
+from timmx_core.isolation import process as child
 from timmx_core.testing.plugins import manager_of
 
 worker.BOOT = LESS + worker.BOOT

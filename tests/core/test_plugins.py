@@ -14,11 +14,11 @@ import pytest
 from fake_dists import fake_dist, format_source
 
 from timmx_core.backend import Artifact, Backend, Option, Precision, Runner
-from timmx_core.backend_checks import RESERVED_WORDS, InvalidBackendError, check_backend
 from timmx_core.cli.root import COMMANDS
 from timmx_core.errors import ModelError, PluginError
 from timmx_core.hookspecs import hookimpl
-from timmx_core.plugins import PluginManager, PluginRow, get_manager, use_manager
+from timmx_core.plugins.checks import RESERVED_WORDS, InvalidBackendError, check_backend
+from timmx_core.plugins.manager import PluginManager, PluginRow, get_manager, use_manager
 
 
 class Plain(Backend):

@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 
 from timmx_core.errors import RequestError
-from timmx_core.probes import Recipe, check_images, digest, make, positions, read_images
+from timmx_core.verification.probes import (
+    Recipe,
+    check_images,
+    digest,
+    make,
+    positions,
+    read_images,
+)
 
 # A file carries the digest of the probes that it was verified with. Where one of these changes,
 # every file of earlier versions becomes inconclusive: give the recipe a new name instead.
@@ -88,13 +95,13 @@ def test_more_images_than_can_be_held_are_refused(
 ) -> None:
     for number in range(4):
         Image.new("RGB", (10, 20)).save(tmp_path / f"{number}.png")
-    monkeypatch.setattr("timmx_core.probes.MOST_IMAGES", 3)
+    monkeypatch.setattr("timmx_core.verification.probes.MOST_IMAGES", 3)
     for call in (lambda: check_images(tmp_path), lambda: read_images(tmp_path, 8, 8, 3)):
         with pytest.raises(RequestError, match="4 images, and at most 3"):
             call()
     assert len(read_images(tmp_path, 8, 8, 3, most=2)) == 2
     monkeypatch.undo()
-    monkeypatch.setattr("timmx_core.probes.MOST_IMAGE_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr("timmx_core.verification.probes.MOST_IMAGE_BYTES", 3 * 8 * 8 * 3)
     check_images(tmp_path)  # of what size the model takes them, is not known yet
     with pytest.raises(RequestError, match="4 images, and at most 3"):
         read_images(tmp_path, 8, 8, 3)

@@ -24,7 +24,7 @@ import timmx_core
 from timmx_core import api
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel, Option
 from timmx_core.errors import ExportError, PluginError, TimmxError
-from timmx_core.plugins import PluginManager
+from timmx_core.plugins.manager import PluginManager
 from timmx_core.testing.models import INPUT_SIZE, TinyCNN, tiny_cnn
 from timmx_core.testing.plugins import manager_of
 from timmx_core.testing.process_state import changes, state
@@ -226,7 +226,7 @@ def test_references_are_of_full_precision(manager: PluginManager, tmp_path: Path
 
 def test_cuda_computes_in_full_precision() -> None:
     """Its settings exist without a GPU; older and newer ones agree within and come back."""
-    from timmx_core.torch_state import full_precision
+    from timmx_core.process.torch_state import full_precision
 
     def settings() -> list[Any]:
         backends: Any = torch.backends
@@ -252,7 +252,7 @@ def test_a_device_shapes_neither_weights_nor_manifest(
     manager: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen on the CPU under another name, as it is where there is no accelerator."""
-    from timmx_core import subject
+    from timmx_core.lifecycle import reference as subject
 
     plain = timmx_core.export(
         "pocket", "test_resnet", manager=manager, output=tmp_path / "a.pocket", verify=False

@@ -17,7 +17,7 @@ from fake_dists import fake_dist
 from isolated_hosts import OFFLINE, Host, assert_told, wait_for
 from wheels import PLUGIN, plugin_wheel
 
-from timmx_core import together
+from timmx_core.isolation import run_all as together
 
 MODEL = "resnet18"
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timmx_core.model import Preprocessing
+from timmx_core.files.snippets import preprocessing_lines
+from timmx_core.lifecycle.reference import eval_crop
+from timmx_core.models.build import Preprocessing
 from timmx_core.results import Inspection
-from timmx_core.snippets import preprocessing_lines
-from timmx_core.subject import eval_crop
 
 SIZES = [(32, 32), (33, 33), (48, 32), (31, 45)]  # of the model: height, width
 PICTURES = [(40, 40), (53, 37), (37, 54), (91, 30), (21, 22)]  # width, height

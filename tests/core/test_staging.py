@@ -15,15 +15,15 @@ import pytest
 from filelock import FileLock
 
 from timmx_core.errors import OutputError
-from timmx_core.ownership import Naming
-from timmx_core.publishing import publish as publish_
-from timmx_core.publishing import put
-from timmx_core.staging import LOCK, PREFIX, Staging, remove_dead
+from timmx_core.files.ownership import Naming
+from timmx_core.files.publishing import publish as publish_
+from timmx_core.files.publishing import put
+from timmx_core.files.staging import LOCK, PREFIX, Staging, remove_dead
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from timmx_core.staging import Staging
+from timmx_core.files.staging import Staging
 with Staging(Path(sys.argv[1])) as staging:
     (staging.path / "half").write_bytes(b"half a file")
     print(staging.path, flush=True)

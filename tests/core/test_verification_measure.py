@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from timmx_core.backend import Artifact, TensorSpec
-from timmx_core.measure import Reference, measure
 from timmx_core.results import Measurement
-from timmx_core.verification import compare, compare_labels, misstated_input
-from timmx_core.worker import Outcome
+from timmx_core.verification.judge import compare, compare_labels, misstated_input
+from timmx_core.verification.measure import Reference, measure
+from timmx_core.verification.worker import Outcome
 
 FLOOR = 80.0
 

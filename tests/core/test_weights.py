@@ -20,12 +20,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import timmx_core
-from timmx_core import model as models
-from timmx_core import shared_options, weights
-from timmx_core.checkpoints import read_checkpoint, read_torch
 from timmx_core.errors import ModelError
+from timmx_core.models import build as models
+from timmx_core.models.weights import sources as weights
+from timmx_core.models.weights.checkpoints import read_checkpoint, read_torch
+from timmx_core.models.weights.sources import load_into
+from timmx_core.request import shared_options
 from timmx_core.testing.models import TinyCNN, tiny_cnn
-from timmx_core.weights import load_into
 
 
 class Evil:

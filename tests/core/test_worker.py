@@ -17,12 +17,12 @@ from timmx_core import api
 from timmx_core.errors import VerificationError
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
-from timmx_core.worker import MEMORY_VARIABLE, Outcome, Worker
+from timmx_core.verification.worker import MEMORY_VARIABLE, Outcome, Worker
 
 PARENT = """
 import sys, time
 from troubled_formats import TroubledBackend
-from timmx_core.worker import Worker
+from timmx_core.verification.worker import Worker
 worker = Worker(TroubledBackend())
 print(worker._process.pid, flush=True)
 time.sleep(600)

@@ -14,8 +14,8 @@ import torch
 
 import timmx_core
 from timmx_core.errors import ExportError, OutputError, RequestError
-from timmx_core.inspection import CHANGED
-from timmx_core.labels import unique_labels
+from timmx_core.files.inspection import CHANGED
+from timmx_core.models.labels import unique_labels
 from timmx_core.testing.models import INPUT_SIZE, two_outputs
 from timmx_coreml.mil import load
 from timmx_coreml.mil.package import Package

@@ -14,7 +14,7 @@ import photo_trials
 import pytest
 
 import timmx_core
-from timmx_core.labels import imagenet_labels, unique_labels
+from timmx_core.models.labels import imagenet_labels, unique_labels
 
 if TYPE_CHECKING:
     import testdata

@@ -14,7 +14,7 @@ import pytest
 
 import timmx_core
 from timmx_core.errors import ArtifactError
-from timmx_core.publishing import record_path
+from timmx_core.files.publishing import record_path
 from timmx_executorch import program
 from timmx_executorch.backend import ExecutorchBackend
 from timmx_executorch.program import BadProgramError

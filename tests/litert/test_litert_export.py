@@ -16,7 +16,7 @@ from testdata import Photograph
 
 import timmx_core
 from timmx_core.errors import ArtifactError, ExportError
-from timmx_core.labels import imagenet_labels
+from timmx_core.models.labels import imagenet_labels
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
 from timmx_litert import container, description
 from timmx_litert.backend import LiteRTBackend

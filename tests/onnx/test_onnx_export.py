@@ -20,7 +20,7 @@ from testdata import Photograph
 
 import timmx_core
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
-from timmx_core.inspection import CHANGED
+from timmx_core.files.inspection import CHANGED
 from timmx_onnx import metadata, opsets, storage
 from timmx_onnx.backend import OnnxBackend
 

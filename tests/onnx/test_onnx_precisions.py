@@ -21,7 +21,7 @@ from testdata import Photograph
 
 import timmx_core
 from timmx_core.errors import ExportError, ModelError, RequestError, VerificationError
-from timmx_core.publishing import record_path
+from timmx_core.files.publishing import record_path
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn, tiny_vit
 from timmx_onnx import export as exporting
 from timmx_onnx import fp16, half, metadata, optimization, quantization

@@ -17,7 +17,7 @@ from testdata import Photograph
 import timmx_core
 from timmx_core.backend import Artifact
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, MissingDependency
-from timmx_core.inspection import CHANGED
+from timmx_core.files.inspection import CHANGED
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn, tiny_vit
 from timmx_openvino import export as exporting
 from timmx_openvino.backend import OpenVinoBackend

@@ -113,7 +113,7 @@ def timmx_backends() -> list[Backend]:
 
 
 def _kill_while_publishing(when: str) -> None:
-    from timmx_core import publishing
+    from timmx_core.files import publishing
 
     step, number = map(int, when.split(":"))
     put, seen = publishing.put, [0]

@@ -28,8 +28,8 @@ import pytest
 from warm_timmx import Warm
 
 from timmx_core import api
-from timmx_core.publishing import record_path
-from timmx_core.staging import PREFIX, Staging
+from timmx_core.files.publishing import record_path
+from timmx_core.files.staging import PREFIX, Staging
 from timmx_core.testing.distributions import fake_dist
 
 TIMMX = Path(sys.executable).with_name("timmx")
@@ -264,7 +264,7 @@ class AccidentTests:
     @classmethod
     def suffix(cls) -> str:
         """The format's own."""
-        from timmx_core.plugins import get_manager
+        from timmx_core.plugins.manager import get_manager
 
         return get_manager().backend(cls.format).suffixes[0]
 

@@ -16,7 +16,7 @@ import pytest
 import timmx_core
 from timmx_core.backend import Artifact, Backend, TensorSpec
 from timmx_core.errors import ArtifactError, ExportError, VerificationError
-from timmx_core.publishing import record_path
+from timmx_core.files.publishing import record_path
 
 FAILED = VerificationError.exit_code
 SMALL = "test_convnext"  # timm's own for tests: depthwise and dense layers, norms, LayerScale
@@ -110,7 +110,7 @@ class FaultSuite:
         path = self.export(tmp_path, **options)
         for verdict in (
             fault_trials.record_of(path)["verdict"],
-            timmx_core.manifest.verdict_to_json(fault_trials.verify(self.backend, path)),
+            fault_trials.verify(self.backend, path).to_json(),
         ):
             assert verdict["status"] == "verified", verdict["reason"]
             margins = [m["snr_db"] - m["floor_db"] for m in verdict["measurements"]]

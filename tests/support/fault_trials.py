@@ -18,11 +18,11 @@ import torch
 import timmx_core
 from timmx_core.api import exit_code
 from timmx_core.backend import Artifact, Backend, Context, ExportRequest, LoadedModel
-from timmx_core.capture import Capturer
 from timmx_core.errors import TimmxError, VerificationError
+from timmx_core.files.publishing import member_digests, record_path
 from timmx_core.hookspecs import API_VERSION, hookimpl
-from timmx_core.plugins import PluginManager
-from timmx_core.publishing import member_digests, record_path
+from timmx_core.models.capture import Capturer
+from timmx_core.plugins.manager import PluginManager
 from timmx_core.results import Verdict
 
 Model = str | torch.nn.Module

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from timmx_core.backend import LoadedModel
-from timmx_core.manifest import digest
-from timmx_core.probes import COUNT
+from timmx_core.files.manifest import digest
+from timmx_core.verification.probes import COUNT
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]

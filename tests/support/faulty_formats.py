@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pocket_format import MANIFEST, WEIGHTS, PocketBackend, PocketRunner
 
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel, Option, Runner
-from timmx_core.content import ContentDigest
 from timmx_core.errors import CannotRunHere, MissingDependency
-from timmx_core.publishing import sha256
+from timmx_core.files.publishing import sha256
+from timmx_core.toolkit.content import ContentDigest
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,11 +15,11 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-import timmx_core.verification
-import timmx_core.worker
+import timmx_core.verification.judge
+import timmx_core.verification.worker
 from timmx_core.backend import Backend
 from timmx_core.errors import CannotRunHere
-from timmx_core.worker import Outcome, check_found, run_probes
+from timmx_core.verification.worker import Outcome, check_found, run_probes
 
 # Tests that convert and verify in Python, many of them the same small model.
 MODULES = re.compile(
@@ -58,7 +58,7 @@ class InlineWorker:
         folder: Path,
         timeout: float,
     ) -> Outcome:
-        """As `timmx_core.worker.Worker.run`."""
+        """As `timmx_core.verification.worker.Worker.run`."""
         try:
             with self.backend.open(path, options) as runner:
                 outputs = {batch: run_probes(runner, inputs, batch) for batch in batches}
@@ -75,5 +75,5 @@ def install(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if OWN.fullmatch(name) or not MODULES.fullmatch(name):
         return
     if not (REAL.search(request.node.name) or request.node.get_closest_marker("own_process")):
-        monkeypatch.setattr(timmx_core.worker, "Worker", InlineWorker)
-        monkeypatch.setattr(timmx_core.verification, "Worker", InlineWorker)
+        monkeypatch.setattr(timmx_core.verification.worker, "Worker", InlineWorker)
+        monkeypatch.setattr(timmx_core.verification.judge, "Worker", InlineWorker)

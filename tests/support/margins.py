@@ -167,7 +167,7 @@ class Margins:
             self.note(replace(bound, text=f"{bound.text}  [{item.nodeid}]"))
 
     def watch(self, measure: Callable[..., Measurement]) -> Callable[..., Measurement]:
-        """`timmx_core.measure.measure` that notes what just passed."""
+        """`timmx_core.verification.measure.measure` that notes what just passed."""
 
         @wraps(measure)
         def watched(*given: Any, **named: Any) -> Measurement:
@@ -233,7 +233,7 @@ def configure(config: pytest.Config) -> None:
         return
     plugin = Margins(path.absolute())
     config.pluginmanager.register(plugin, "margins")
-    import timmx_core.measure
+    import timmx_core.verification.measure
 
     # Before the modules that import it by its name.
-    timmx_core.measure.measure = plugin.watch(timmx_core.measure.measure)
+    timmx_core.verification.measure.measure = plugin.watch(timmx_core.verification.measure.measure)

@@ -23,8 +23,8 @@ from timmx_core.backend import (
     Precision,
     Runner,
 )
-from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError, ExportError, RequestError
+from timmx_core.toolkit.content import ContentDigest
 
 if TYPE_CHECKING:
     import numpy as np

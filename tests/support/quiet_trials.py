@@ -21,7 +21,7 @@ from accident_plugin import NOISE
 from accident_trials import MODEL, SMALL, SUPPORT, Ended, RunningWarm
 from warm_timmx import Warm
 
-from timmx_core.plugins import get_manager
+from timmx_core.plugins.manager import get_manager
 from timmx_core.testing.distributions import fake_dist
 
 # All that an export has to say.

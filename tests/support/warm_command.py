@@ -21,7 +21,7 @@ from pathlib import Path
 
 import warm_timmx
 
-from timmx_core.interrupts import die_with_parent
+from timmx_core.process.interrupts import die_with_parent
 
 _CLIENT = """\
 #!{python} -IS

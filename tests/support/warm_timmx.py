@@ -82,7 +82,12 @@ def main() -> None:
 
 def import_what_exports_need() -> None:
     """What each export of any format would import."""
-    for name in ("torch.export", "timm", "timmx_core.cli.program", "timmx_core.subject"):
+    for name in (
+        "torch.export",
+        "timm",
+        "timmx_core.cli.program",
+        "timmx_core.lifecycle.reference",
+    ):
         import_module(name)
 
 

@@ -57,7 +57,7 @@ import os
 import signal
 import time
 
-from timmx_core import lifecycle
+from timmx_core.lifecycle import export as lifecycle
 from timmx_core.backend import Backend, Option, Precision
 from timmx_core.errors import CannotRunHere, ExportError
 from timmx_core.hookspecs import hookimpl
@@ -93,8 +93,8 @@ class MadeUp(Backend):
 def run_export(backend, request, *, manager, reporter):
     from timmx_core.progress import Stopwatch
     from timmx_core.results import ExportResult, Measurement, Verdict
-    from timmx_core.staging import Staging
-    from timmx_core.target import target_of
+    from timmx_core.files.staging import Staging
+    from timmx_core.files.output_path import target_of
 
     target = target_of(backend, request)
     watch = Stopwatch(reporter)

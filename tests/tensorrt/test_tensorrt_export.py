@@ -25,7 +25,7 @@ from timmx_core.errors import (
     RequestError,
     VerificationError,
 )
-from timmx_core.inspection import snippet as make_snippet
+from timmx_core.files.inspection import snippet as make_snippet
 from timmx_core.testing import ClosedManager, manager_of
 from timmx_onnx.backend import OnnxBackend
 from timmx_tensorrt import gpu

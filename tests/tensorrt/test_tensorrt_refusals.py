@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from timmx_core import manifest as manifests
 from timmx_core.errors import (
     CannotRunHere,
     ExportError,
@@ -18,7 +17,8 @@ from timmx_core.errors import (
     RequestError,
     VerificationError,
 )
-from timmx_core.options import make_request
+from timmx_core.files import manifest as manifests
+from timmx_core.request.options import make_request
 from timmx_tensorrt import gpu
 from timmx_tensorrt.backend import TensorRtBackend, own_cache
 from timmx_tensorrt.builder import load_cache, plain, save_cache

@@ -27,7 +27,7 @@ CONTRACT = [
     "timmx_core.backend",
     "timmx_core.errors",
     "timmx_core.hookspecs",
-    "timmx_core.options",
+    "timmx_core.request.options",
     "timmx_core.results",
 ]
 PLUGINS = sorted(point.module for point in entry_points(group="timmx"))

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx_core import options as option_data
 from timmx_core.backend import LoadedModel
 from timmx_core.errors import (
     ArtifactError,
@@ -16,19 +15,20 @@ from timmx_core.errors import (
     TimmxError,
     VerificationError,
 )
-from timmx_core.inspection import inspect_file
-from timmx_core.inspection import snippet as make_snippet
-from timmx_core.isolation.description import DescribedBackend
-from timmx_core.noise import Noise
-from timmx_core.plugins import PluginManager, get_manager
-from timmx_core.process import left_as_it_was
+from timmx_core.files.inspection import inspect_file
+from timmx_core.files.inspection import snippet as make_snippet
+from timmx_core.plugins.format_json import DescribedBackend
+from timmx_core.plugins.manager import PluginManager, get_manager
+from timmx_core.process.captured_output import Noise
+from timmx_core.process.state import left_as_it_was
 from timmx_core.progress import Reporter, SilentReporter
+from timmx_core.request import options as option_data
 from timmx_core.results import ExportResult, Inspection, Verdict
 
 if TYPE_CHECKING:
     import torch
 
-    from timmx_core.isolation.installed import IsolatedPlugin
+    from timmx_core.plugins.isolated import IsolatedPlugin
 
 
 def export(
@@ -55,12 +55,12 @@ def export(
 
     .. versionadded:: 0.1
     """
-    from timmx_core.lifecycle import run_export
+    from timmx_core.lifecycle.export import run_export
 
     manager = manager or get_manager()
     backend = manager.format(format)
     if isinstance(backend, DescribedBackend):
-        from timmx_core.isolation.dispatch import export_there
+        from timmx_core.isolation.remote import export_there
 
         return export_there(
             manager.isolated[format],
@@ -98,8 +98,8 @@ def export_all(
 
     .. versionadded:: 0.1
     """
-    from timmx_core import together
-    from timmx_core.model_checks import require_name
+    from timmx_core.isolation import run_all as together
+    from timmx_core.request.model_argument import require_name
 
     require_name(model)
     manager = manager or get_manager()
@@ -168,7 +168,7 @@ def verify(
 
     .. versionadded:: 0.1
     """
-    from timmx_core.reverification import verify_file
+    from timmx_core.lifecycle.verify_file import verify_file
 
     floor = option_data.coerce(option_data.shared_option("floor"), floor)
     manager = manager or get_manager()
@@ -187,7 +187,7 @@ def verify(
                 "process cannot be taken",
                 "name the model",
             )
-        from timmx_core.isolation.dispatch import verify_there
+        from timmx_core.isolation.remote import verify_there
 
         options = dict(run_options or {}) | {
             "probe_data": probe_data,
@@ -225,7 +225,7 @@ def inspect(path: str | Path, *, manager: PluginManager | None = None) -> Inspec
     manager = manager or get_manager()
     plugin = _owner(Path(path), manager)
     if plugin is not None:
-        from timmx_core.isolation.dispatch import inspect_there
+        from timmx_core.isolation.remote import inspect_there
 
         return inspect_there(plugin, Path(path))[0]
     return inspect_file(Path(path), manager.backends.values())
@@ -241,7 +241,7 @@ def inspect_with_snippet(
     manager = manager or get_manager()
     plugin = _owner(Path(path), manager)
     if plugin is not None:
-        from timmx_core.isolation.dispatch import inspect_there
+        from timmx_core.isolation.remote import inspect_there
 
         inspection, source = inspect_there(plugin, Path(path), snippet=True)
         return inspection, source or ""
@@ -253,7 +253,7 @@ def _owner(path: Path, manager: PluginManager) -> IsolatedPlugin | None:
     """The environment that a file is taken to; None: it is read here."""
     if not manager.isolated:
         return None
-    from timmx_core.isolation.dispatch import owner_of
+    from timmx_core.isolation.remote import owner_of
 
     return owner_of(path, manager)
 
@@ -268,7 +268,7 @@ def snippet(inspection: Inspection, *, manager: PluginManager | None = None) -> 
     manager = manager or get_manager()
     plugin = manager.isolated.get(inspection.format)
     if plugin is not None:
-        from timmx_core.isolation.dispatch import inspect_there
+        from timmx_core.isolation.remote import inspect_there
 
         return inspect_there(plugin, inspection.path, snippet=True)[1] or ""
     return make_snippet(inspection, manager.backend(inspection.format))
@@ -284,16 +284,16 @@ def load_model(
 
     .. versionadded:: 0.1
     """
-    from timmx_core.lifecycle import check_model, resolve_source
-    from timmx_core.loading import PLAIN
-    from timmx_core.subject import load, make_subject
+    from timmx_core.lifecycle.export import check_model, resolve_source
+    from timmx_core.lifecycle.reference import load, make_subject
+    from timmx_core.models.plain import PLAIN
 
     request = option_data.make_request(PLAIN, model, options)
     request = resolve_source(request, get_manager())
     check_model(request)
     with quiet(verbose):
-        from timmx_core.labels import check_labels, read_labels
-        from timmx_core.torch_state import fresh
+        from timmx_core.models.labels import check_labels, read_labels
+        from timmx_core.process.torch_state import fresh
 
         with fresh(request.shared["device"]):
             subject = make_subject(request, PLAIN.build_options(request))
@@ -312,13 +312,13 @@ def describe_model(model: str, **options: Any) -> dict[str, Any]:
     """
     from importlib.util import find_spec
 
-    from timmx_core.description import describe
-    from timmx_core.model_checks import require_name
+    from timmx_core.models.facts import describe
+    from timmx_core.request.model_argument import require_name
 
     require_name(model)
     plugin = None if find_spec("timm") is not None else _with_timm(get_manager())
     if plugin is not None and not options:
-        from timmx_core.isolation.dispatch import ask
+        from timmx_core.isolation.remote import ask
 
         return ask(plugin, ["info", "--json", "--", model])
     with left_as_it_was():

@@ -101,7 +101,7 @@ class ExportRequest:
     model: str | torch.nn.Module  # timm's name, `local-dir:...`, `hf-hub:...`, or a module
     format: str  # the name of the `Backend`
     precision: Precision  # the one that was asked for, or the default
-    shared: Mapping[str, Any]  # core's options (`timmx_core.shared_options.SHARED_OPTIONS`)
+    shared: Mapping[str, Any]  # core's options (`timmx_core.request.shared_options.SHARED_OPTIONS`)
     options: Mapping[str, Any]  # this format's, defaults filled in
     batch: Batch  # min, opt, max; (n, n, n): static; max None: open
 
@@ -326,8 +326,9 @@ class Backend(ABC):
         """sha256 of what the file computes: all of it and of its companions but the manifest.
 
         `embed` leaves it as it is, and so does another name of the file. Bounded; runs nothing of
-        the file, imports no converter; `timmx_core.content` has the means. None: the format has
-        none, and a weight that was changed later shows only where it moves the output enough.
+        the file, imports no converter; `timmx_core.toolkit.content` has the means. None: the
+        format has none, and a weight that was changed later shows only where it moves the output
+        enough.
 
         :raises ArtifactError: a part is missing, or cannot be read.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,22 @@ class Verdict:
         """The measurement with the lowest margin over its floor."""
         return worst_of(self.measurements)
 
+    def to_json(self) -> dict[str, Any]:
+        """As the record and `--json` have it."""
+        return {**asdict(self), "measurements": [asdict(row) for row in self.measurements]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+        """The verdict of a record or of `--json`; what a newer core added to it is left out."""
+        rows = data.get("measurements", ())
+        measurements = tuple(Measurement(**_known(Measurement, row)) for row in rows)
+        return cls(**_known(cls, data) | {"measurements": measurements})
+
+
+def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
+
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -88,13 +104,11 @@ class ExportResult:
 
     def to_json(self) -> dict[str, Any]:
         """One machine-readable object, as `--json` prints it."""
-        from timmx_core.manifest import verdict_to_json
-
         return {
             "path": str(self.path) if self.path else None,
             "companions": [str(p) for p in self.companions],
             "size": self.size,
-            "verdict": verdict_to_json(self.verdict),
+            "verdict": self.verdict.to_json(),
             "manifest": dict(self.manifest),
             "notes": list(self.notes),
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},

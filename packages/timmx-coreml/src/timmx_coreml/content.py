@@ -10,7 +10,7 @@ from __future__ import annotations
 from operator import itemgetter
 from pathlib import Path
 
-from timmx_core.content import ContentDigest
+from timmx_core.toolkit.content import ContentDigest
 from timmx_coreml.mil.errors import ProgramError
 from timmx_coreml.mil.package import Package
 from timmx_coreml.mil.wire import Budget, Fields, blob, decode

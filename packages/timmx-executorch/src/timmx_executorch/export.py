@@ -17,9 +17,9 @@ from timmx_core.backend import (
     LoadedModel,
     TensorSpec,
 )
-from timmx_core.capture import Capturer
 from timmx_core.errors import ExportError
-from timmx_core.inputs import bounded, in_batches
+from timmx_core.models.capture import Capturer
+from timmx_core.models.inputs import bounded, in_batches
 from timmx_executorch import quantization
 from timmx_executorch.delegates import DEFAULT, DELEGATES, Delegate, parse
 from timmx_executorch.lowering import Lowered, lower

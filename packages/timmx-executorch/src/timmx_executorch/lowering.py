@@ -17,7 +17,7 @@ import torch
 
 from timmx_core.backend import TensorSpec
 from timmx_core.errors import ExportError, TimmxError, first_line
-from timmx_core.origin import module_of, nodes_in
+from timmx_core.toolkit.fx_nodes import module_of, nodes_in
 from timmx_executorch import decompositions
 from timmx_executorch.delegates import Delegate
 from timmx_executorch.program import KEY, PLACEHOLDER

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from timmx_core.content import ContentDigest
+from timmx_core.toolkit.content import ContentDigest
 from timmx_executorch.flatbuffer import BadBufferError, Buffer, Table
 
 KEY = "timmx"

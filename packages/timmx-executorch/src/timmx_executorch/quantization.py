@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from timmx_core.measure import distance_db
+from timmx_core.verification.measure import distance_db
 
 # By how much a program must come nearer for what stands between its layers to be left in float.
 WORTH_DB = 1.0

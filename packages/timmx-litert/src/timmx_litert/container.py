@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from timmx_core.content import ContentDigest
+from timmx_core.toolkit.content import ContentDigest
 
 IDENTIFIER = b"TFL3"
 MARK = "timmx"  # an entry of the flatbuffer's metadata: an archive with the manifest follows

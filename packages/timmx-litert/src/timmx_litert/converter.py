@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.errors import ExportError, first_line
-from timmx_core.origin import module_of, nodes_in
+from timmx_core.toolkit.fx_nodes import module_of, nodes_in
 
 if TYPE_CHECKING:
     import torch

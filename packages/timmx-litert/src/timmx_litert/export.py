@@ -17,12 +17,12 @@ from timmx_core.backend import (
     LoadedModel,
     TensorSpec,
 )
-from timmx_core.capture import Capturer
 from timmx_core.errors import ExportError
-from timmx_core.inputs import least_batch
-from timmx_core.measure import distance_db
-from timmx_core.settling import MARGIN_DB
-from timmx_core.threads import usable_threads
+from timmx_core.models.capture import Capturer
+from timmx_core.models.inputs import least_batch
+from timmx_core.toolkit.precision_search import MARGIN_DB
+from timmx_core.toolkit.threads import usable_threads
+from timmx_core.verification.measure import distance_db
 from timmx_litert import (
     batching,
     container,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, first_line
-from timmx_core.threads import usable_threads
+from timmx_core.toolkit.threads import usable_threads
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError
+from timmx_core.toolkit.content import ContentDigest
 
 MAGIC = b"7767517"
 MOST_BYTES = 256 << 20

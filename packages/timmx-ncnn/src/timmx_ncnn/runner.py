@@ -10,7 +10,7 @@ import numpy as np
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError
-from timmx_core.threads import usable_threads
+from timmx_core.toolkit.threads import usable_threads
 from timmx_ncnn.param import BadParam, read_network
 
 # By which ncnn computes in less than fp32 where the processor can; what is measured is the file.

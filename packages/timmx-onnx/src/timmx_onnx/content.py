@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError
+from timmx_core.toolkit.content import ContentDigest
 from timmx_onnx.metadata import (
     MAX_TEXT,
     MODEL_GRAPH,

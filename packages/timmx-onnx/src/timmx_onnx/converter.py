@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from timmx_core.errors import ExportError, first_line
-from timmx_core.origin import module_of, nodes_in
+from timmx_core.toolkit.fx_nodes import module_of, nodes_in
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -15,10 +15,10 @@ import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError
-from timmx_core.inputs import in_batches, least_batch
-from timmx_core.measure import distance_db
-from timmx_core.settling import MARGIN_DB
-from timmx_core.worker import run_probes
+from timmx_core.models.inputs import in_batches, least_batch
+from timmx_core.toolkit.precision_search import MARGIN_DB
+from timmx_core.verification.measure import distance_db
+from timmx_core.verification.worker import run_probes
 from timmx_onnx import converter, half, metadata, normalization, optimization, quantization, storage
 from timmx_onnx.providers import CPU, EXACT_PRODUCTS
 from timmx_onnx.runner import OnnxRunner

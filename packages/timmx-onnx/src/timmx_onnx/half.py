@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from timmx_core.settling import settle
+from timmx_core.toolkit.precision_search import settle
 from timmx_onnx import fp16
 
 if TYPE_CHECKING:

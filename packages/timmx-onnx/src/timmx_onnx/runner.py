@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, CannotRunHere
-from timmx_core.threads import usable_threads
+from timmx_core.toolkit.threads import usable_threads
 from timmx_onnx.metadata import external_files
 from timmx_onnx.providers import EXACT_PRODUCTS
 from timmx_onnx.wire import WireError

@@ -16,7 +16,7 @@ from timmx_core.backend import (
     LoadedModel,
 )
 from timmx_core.errors import ExportError
-from timmx_core.origin import module_of
+from timmx_core.toolkit.fx_nodes import module_of
 from timmx_openvino.preprocessing import add_preprocessing
 from timmx_openvino.runtime import cause, import_openvino
 

@@ -7,8 +7,8 @@ import binascii
 import re
 from pathlib import Path
 
-from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError, ExportError
+from timmx_core.toolkit.content import ContentDigest
 
 MOST_BYTES = 256 << 20
 HEAD = re.compile(rb"(?:\xef\xbb\xbf)?<\?xml[^>]{0,200}\?>\s{0,100}<net[ >]")

@@ -18,8 +18,8 @@ from timmx_core.backend import (
     Precision,
     Runner,
 )
-from timmx_core.content import ContentDigest
 from timmx_core.errors import ArtifactError, CannotRunHere, RequestError, VerificationError
+from timmx_core.toolkit.content import ContentDigest
 from timmx_onnx.metadata import DATA_SUFFIX
 from timmx_tensorrt import gpu
 from timmx_tensorrt.library import Library

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, TensorSpec
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError
-from timmx_core.inputs import least_batch
-from timmx_core.worker import run_probes
+from timmx_core.models.inputs import least_batch
+from timmx_core.verification.worker import run_probes
 from timmx_onnx import fp16, half, quantization, storage
 from timmx_onnx.constants import array_of
 from timmx_onnx.export import check_file, scratch

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from timmx_core.content import ContentDigest
+from timmx_core.toolkit.content import ContentDigest
 
 Kind = Literal["pt2", "torchscript"]
 

@@ -32,7 +32,7 @@ def completion_command(shell: str) -> None:
 
 def complete_models(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of timm; with a dot in the word, the tags of an architecture."""
-    from timmx_core import catalog
+    from timmx_core.models.names import catalog
 
     try:
         names = catalog.pretrained_names() if "." in incomplete else catalog.model_names()

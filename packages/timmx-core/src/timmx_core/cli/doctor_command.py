@@ -20,8 +20,8 @@ def doctor_command(as_json: bool) -> None:
 
     Python, torch, timm, CUDA, and for each format whether it can export and run files here.
     """
-    from timmx_core.doctor import examine
-    from timmx_core.plugins import get_manager
+    from timmx_core.doctor.report import examine
+    from timmx_core.plugins.manager import get_manager
 
     report = examine(get_manager())
     if as_json:

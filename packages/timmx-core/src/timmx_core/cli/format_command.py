@@ -18,8 +18,8 @@ from timmx_core.cli.settings import (
     settings_of,
     verbose_option,
 )
-from timmx_core.options import options_of
-from timmx_core.shared_options import GROUPS, SHARED_OPTIONS
+from timmx_core.request.options import options_of
+from timmx_core.request.shared_options import GROUPS, SHARED_OPTIONS
 
 if TYPE_CHECKING:
     from timmx_core.backend import Backend

@@ -31,8 +31,8 @@ def info_command(model: str, as_json: bool) -> None:
 
 def _formats(model: str) -> dict[str, dict[str, Any]]:
     """What each format says to an export of this model with its defaults."""
-    from timmx_core.assessment import assess_export
-    from timmx_core.plugins import get_manager
+    from timmx_core.plugins.availability import assess_export
+    from timmx_core.plugins.manager import get_manager
 
     manager = get_manager()
     return {

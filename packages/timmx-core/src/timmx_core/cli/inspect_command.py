@@ -41,7 +41,7 @@ def inspect_command(ctx: click.Context, /, file: str, snippet: str | None, as_js
 
 
 def _to_json(inspection: Inspection) -> dict[str, Any]:
-    from timmx_core.inspection import verdict_of
+    from timmx_core.files.inspection import verdict_of
 
     return {
         "path": str(inspection.path),
@@ -57,8 +57,8 @@ def _to_json(inspection: Inspection) -> dict[str, Any]:
 
 def _lines(inspection: Inspection) -> list[str]:
     from timmx_core.cli.summary import port_lines, precision_line, verdict_lines
-    from timmx_core.inspection import verdict_of
-    from timmx_core.manifest import verdict_from_json
+    from timmx_core.files.inspection import verdict_of
+    from timmx_core.results import Verdict
 
     manifest = inspection.manifest
     lines = [
@@ -75,7 +75,7 @@ def _lines(inspection: Inspection) -> list[str]:
     lines += [f"{'note':<9}{note}" for note in manifest.get("notes", ())]
     lines.append(f"{'verdict':<9}{verdict_of(inspection)}")
     if inspection.record is not None and inspection.intact:
-        recorded = verdict_from_json(inspection.record["verdict"])
+        recorded = Verdict.from_json(inspection.record["verdict"])
         lines += verdict_lines(recorded)[1:]
     if inspection.record is None:
         lines.append(f"{'':<9}there is no record beside the file; timmx verify checks it")
@@ -85,7 +85,7 @@ def _lines(inspection: Inspection) -> list[str]:
 
 
 def _unread(format: str) -> str:
-    from timmx_core.plugins import get_manager
+    from timmx_core.plugins.manager import get_manager
 
     if format in get_manager().formats:
         return "the file itself holds no manifest"

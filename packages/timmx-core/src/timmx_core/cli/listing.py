@@ -16,7 +16,7 @@ def list_command(pattern: str, pretrained: bool, as_json: bool) -> None:
 
     PATTERN is part of a name, or has wildcards: "resnet*d".
     """
-    from timmx_core import catalog
+    from timmx_core.models.names import catalog
 
     names = catalog.pretrained_names() if pretrained else catalog.model_names()
     found = catalog.match(names, pattern) if pattern else names

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from timmx_core.backend import FORMAT_GROUP, Option
-from timmx_core.options import flag
+from timmx_core.request.options import flag
 
 METAVARS = {
     "bool": "",

@@ -17,7 +17,7 @@ from timmx_core.cli.settings import (
     verbose_option,
 )
 from timmx_core.cli.terminal import columns
-from timmx_core.plugins import PluginRow, get_manager
+from timmx_core.plugins.manager import PluginRow, get_manager
 
 if TYPE_CHECKING:
     from timmx_core.errors import TimmxError
@@ -170,7 +170,7 @@ def new_plugin(ctx: click.Context, format: str, folder: Path | None) -> None:
 @plugins_group.command("describe", hidden=True)
 def describe_command() -> None:
     """Print what a host keeps of an environment, as JSON."""
-    from timmx_core.isolation.description import describe_environment
+    from timmx_core.plugins.format_json import describe_environment
 
     print_json(describe_environment(get_manager()))
 

@@ -38,11 +38,11 @@ from timmx_core.errors import (
     TimmxError,
     VerificationError,
 )
-from timmx_core.interrupts import NAMES, clean_up
+from timmx_core.process.interrupts import NAMES, clean_up
 
 if TYPE_CHECKING:
     from timmx_core.cli.terminal import Terminal
-    from timmx_core.isolation.messages import Answer
+    from timmx_core.isolation.protocol import Answer
 
 BUG = "timmx itself failed, which it should not"
 
@@ -101,8 +101,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run_for_host(result: Path, arguments: Sequence[str]) -> int:
     """As part of another `timmx`, which waits for the result and draws the progress."""
-    from timmx_core.interrupts import die_with_parent
-    from timmx_core.isolation.messages import Answer
+    from timmx_core.isolation.protocol import Answer
+    from timmx_core.process.interrupts import die_with_parent
 
     die_with_parent("SIGTERM")
     try:
@@ -171,7 +171,7 @@ def _usage_of(ctx: click.Context, word: str) -> str:
 
 def _formats_with(word: str) -> list[str]:
     """The formats that have an option of their own by that name."""
-    from timmx_core.plugins import get_manager
+    from timmx_core.plugins.manager import get_manager
 
     name = word.removeprefix("--").replace("-", "_")
     formats = get_manager().formats.values()
@@ -206,11 +206,10 @@ def _report(error: Exception, settings: Settings) -> int:
     further: dict[str, Any] = {}
     if isinstance(error, VerificationError) and error.verdict is not None:
         from timmx_core.cli.summary import verdict_lines
-        from timmx_core.manifest import verdict_to_json
 
         for line in verdict_lines(error.verdict):
             terminal.line(line)
-        further = {"verdict": verdict_to_json(error.verdict)}
+        further = {"verdict": error.verdict.to_json()}
     if error.exit_code == EXIT_BUG:  # of another environment, which has written the log
         terminal.labelled("error", f"{BUG}: {error.message}", "red")
         terminal.labelled("hint", error.hint, "cyan")
@@ -229,7 +228,7 @@ def _report(error: Exception, settings: Settings) -> int:
 
 
 def _answer_error(error: TimmxError, answer: Answer) -> int:
-    from timmx_core.isolation.messages import error_to_json
+    from timmx_core.isolation.protocol import error_to_json
 
     with suppress(OSError):  # the exit code is left to tell it
         answer.result({"error": error_to_json(error)})
@@ -246,7 +245,7 @@ def _stdout_error(error: OSError) -> OutputError | None:
 
 
 def _report_bug(error: Exception, settings: Settings) -> int:
-    from timmx_core.crash_log import write_crash_log
+    from timmx_core.cli.crash_log import write_crash_log
 
     log = write_crash_log(error)
     terminal = settings.terminal
@@ -315,7 +314,7 @@ def _logging(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _signals(terminal: Terminal) -> Iterator[None]:
-    """End at once when told to, with nothing left behind (see `timmx_core.interrupts`)."""
+    """End at once when told to, with nothing left behind (see `timmx_core.process.interrupts`)."""
 
     def end(number: int, _: FrameType | None) -> None:
         for other in numbers:

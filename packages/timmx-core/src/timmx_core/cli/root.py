@@ -12,7 +12,7 @@ from timmx_core.cli.settings import settings_of, verbose_option
 from timmx_core.errors import IsolationError, MissingDependency, PluginError, TimmxError
 
 if TYPE_CHECKING:
-    from timmx_core.plugins import PluginManager
+    from timmx_core.plugins.manager import PluginManager
 
 # name -> (module, attribute, one line of help); the module is imported when the command is run.
 COMMANDS = {
@@ -53,7 +53,7 @@ class Root(click.Group):
     @property
     def manager(self) -> PluginManager:
         """The installed plugins."""
-        from timmx_core.plugins import get_manager
+        from timmx_core.plugins.manager import get_manager
 
         return get_manager()
 
@@ -111,7 +111,7 @@ class Root(click.Group):
                 formatter.write_dl([(row.name, f"{row.status}: {row.error}") for row in troubled])
 
     def _unknown(self, word: str) -> TimmxError:
-        from timmx_core.plugins import missing_format_hint
+        from timmx_core.plugins.manager import missing_format_hint
 
         backends = list(self.manager.formats)
         if self.manager.row_of(word) is not None or self.manager.is_hidden(word):
@@ -129,7 +129,7 @@ class Root(click.Group):
 
 
 def _is_model(word: str) -> bool:
-    from timmx_core import catalog
+    from timmx_core.models.names import catalog
 
     try:
         return word.partition(".")[0] in catalog.model_names()

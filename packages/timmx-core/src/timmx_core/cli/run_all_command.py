@@ -24,11 +24,11 @@ from timmx_core.cli.settings import (
 )
 from timmx_core.cli.terminal import columns
 from timmx_core.errors import RequestError, TimmxError
-from timmx_core.options import options_of
-from timmx_core.plugins import PluginManager, get_manager
+from timmx_core.isolation.run_all import MEMORY, Job, exit_code, export_all
+from timmx_core.plugins.manager import PluginManager, get_manager
+from timmx_core.request.options import options_of
+from timmx_core.request.shared_options import GROUPS, OUTPUT, PRECISION, SHARED_OPTIONS
 from timmx_core.results import ExportResult
-from timmx_core.shared_options import GROUPS, OUTPUT, PRECISION, SHARED_OPTIONS
-from timmx_core.together import MEMORY, Job, exit_code, export_all
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -105,7 +105,7 @@ def run_all_command(
     **values: Any,
 ) -> None:
     """Export to several formats."""
-    from timmx_core.options import coerce
+    from timmx_core.request.options import coerce
 
     settings, manager = settings_of(ctx), get_manager()
     with _table(settings) as watch:
@@ -149,7 +149,7 @@ def _show(jobs: Sequence[Job], settings: Settings, as_json: bool) -> None:
 def _to_json(job: Job) -> dict[str, Any]:
     if isinstance(job.outcome, ExportResult):
         return job.outcome.to_json()
-    from timmx_core.isolation.messages import error_to_json
+    from timmx_core.isolation.protocol import error_to_json
 
     assert job.outcome is not None
     told = error_to_json(job.outcome)
@@ -217,7 +217,7 @@ def _table(settings: Settings) -> Iterator[Any]:
     from rich.console import Console
     from rich.live import Live
 
-    from timmx_core.interrupts import at_end, forget
+    from timmx_core.process.interrupts import at_end, forget
 
     console = Console(file=terminal.stream, force_terminal=True, no_color=not terminal.colour)
     live = Live(

@@ -19,7 +19,7 @@ from timmx_core.cli.terminal import UNSAFE, Terminal, harmless
 from timmx_core.errors import OutputError
 
 if TYPE_CHECKING:
-    from timmx_core.isolation.messages import Answer
+    from timmx_core.isolation.protocol import Answer
 
 PROGRAM = "timmx"
 COMPLETE_VARIABLE = "_TIMMX_COMPLETE"

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Self
 
 from timmx_core.cli.terminal import Terminal
-from timmx_core.interrupts import at_end, forget
+from timmx_core.process.interrupts import at_end, forget
 from timmx_core.progress import Reporter
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timmx_core.calibration import samples_text
-from timmx_core.measure import CAP_DB
-from timmx_core.publishing import record_path
+from timmx_core.files.publishing import record_path
+from timmx_core.lifecycle.calibration import samples_text
 from timmx_core.results import ExportResult, Measurement, Verdict, worst_of
-from timmx_core.verification import FILE
+from timmx_core.verification.judge import FILE
+from timmx_core.verification.measure import CAP_DB
 
 UNITS = ("B", "kB", "MB", "GB")
 

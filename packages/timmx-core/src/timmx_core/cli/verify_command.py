@@ -16,8 +16,8 @@ from timmx_core.cli.settings import (
     settings_of,
     verbose_option,
 )
-from timmx_core.options import shared_option
-from timmx_core.plugins import get_manager
+from timmx_core.plugins.manager import get_manager
+from timmx_core.request.options import shared_option
 
 if TYPE_CHECKING:
     from timmx_core.results import Verdict
@@ -68,7 +68,7 @@ def verify_command(
     """
     from timmx_core import api
     from timmx_core.cli.stages import reporting
-    from timmx_core.options import coerce
+    from timmx_core.request.options import coerce
 
     settings = settings_of(ctx)
     chosen = given(values)
@@ -92,10 +92,9 @@ def verify_command(
 
 def _show(ctx: click.Context, verdict: Verdict, as_json: bool) -> None:
     from timmx_core.cli.summary import verdict_lines
-    from timmx_core.manifest import verdict_to_json
 
     if as_json:
-        print_json({"verdict": verdict_to_json(verdict)})
+        print_json({"verdict": verdict.to_json()})
         return
     first, *figures = verdict_lines(verdict)
     for line in figures:

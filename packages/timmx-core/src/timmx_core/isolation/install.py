@@ -12,16 +12,16 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from timmx_core.errors import IsolationError, PluginError, RequestError
-from timmx_core.isolation.builder import build, built_lines, formats_of, origin_of, wrapped
-from timmx_core.isolation.child import own_command, run_child
+from timmx_core.isolation.create import build, built_lines, formats_of, origin_of, wrapped
 from timmx_core.isolation.dialogue import Dialogue
-from timmx_core.isolation.environment import environment_of, sweep
-from timmx_core.isolation.index import Entry, Recipe, read_index
 from timmx_core.isolation.installer import Installer, Order, installer_for_here
-from timmx_core.isolation.locks import locked
 from timmx_core.isolation.plan import Plan, broken_by, installed_version, make_plan, versions_in
+from timmx_core.isolation.process import own_command, run_child
 from timmx_core.isolation.requirement import Wanted, core_requirement, read_wanted
 from timmx_core.isolation.unbuilt import changes_of
+from timmx_core.plugins.environments.environment import environment_of, sweep
+from timmx_core.plugins.environments.index import Entry, Recipe, read_index
+from timmx_core.plugins.environments.locks import locked
 from timmx_core.progress import Stopwatch
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmx_core.errors import IsolationError, PluginError, RequestError, TimmxError
-from timmx_core.isolation.builder import (
+from timmx_core.isolation.create import (
     build,
     check_description,
     describe,
@@ -20,8 +20,18 @@ from timmx_core.isolation.builder import (
     wrapped,
 )
 from timmx_core.isolation.dialogue import Dialogue
-from timmx_core.isolation.environment import environment_of, leftovers, sweep
-from timmx_core.isolation.index import (
+from timmx_core.isolation.installer import (
+    ALL,
+    NeedsBuildingError,
+    Order,
+    installer_for_environments,
+    installer_for_here,
+)
+from timmx_core.isolation.plan import broken_by, make_plan, versions_in
+from timmx_core.isolation.requirement import core_requirement, short_name
+from timmx_core.isolation.unbuilt import changes_of
+from timmx_core.plugins.environments.environment import environment_of, leftovers, sweep
+from timmx_core.plugins.environments.index import (
     LOCK,
     DamagedIndexError,
     Entry,
@@ -33,21 +43,11 @@ from timmx_core.isolation.index import (
     read_index,
     write_index,
 )
-from timmx_core.isolation.installer import (
-    ALL,
-    NeedsBuildingError,
-    Order,
-    installer_for_environments,
-    installer_for_here,
-)
-from timmx_core.isolation.locks import locked
-from timmx_core.isolation.plan import broken_by, make_plan, versions_in
-from timmx_core.isolation.requirement import core_requirement, short_name
-from timmx_core.isolation.unbuilt import changes_of
+from timmx_core.plugins.environments.locks import locked
 from timmx_core.progress import Stopwatch
 
 if TYPE_CHECKING:
-    from timmx_core.plugins import PluginManager
+    from timmx_core.plugins.manager import PluginManager
 
 
 def remove(

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmx_core.backend_checks import FORMAT_NAME, RESERVED_WORDS
 from timmx_core.errors import OutputError, RequestError
+from timmx_core.files.staging import output_error
 from timmx_core.hookspecs import API_VERSION
-from timmx_core.staging import output_error
+from timmx_core.plugins.checks import FORMAT_NAME, RESERVED_WORDS
 
 if TYPE_CHECKING:
-    from timmx_core.plugins import PluginManager
+    from timmx_core.plugins.manager import PluginManager
 
 TEMPLATES = Path(__file__).parent / "templates"
 SUFFIX = ".in"  # so that neither Python nor its tools take a template for what will be made of it

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from timmx_core.backend import Backend
-from timmx_core.backend_checks import InvalidBackendError, check_backend
+from timmx_core.plugins.checks import InvalidBackendError, check_backend
 from timmx_core.testing.lab import Lab
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from timmx_core import options as option_data
 from timmx_core.backend import Backend, Option
-from timmx_core.backend_checks import check_backend
 from timmx_core.errors import CannotRunHere, MissingDependency, RequestError
-from timmx_core.isolation.description import DescribedBackend, describe_format
-from timmx_core.lifecycle import requirement_names
-from timmx_core.plugins import PluginManager, use_manager
-from timmx_core.shared_options import SHARED_OPTIONS
+from timmx_core.lifecycle.export import requirement_names
+from timmx_core.plugins.checks import check_backend
+from timmx_core.plugins.format_json import DescribedBackend, describe_format
+from timmx_core.plugins.manager import PluginManager, use_manager
+from timmx_core.request import options as option_data
+from timmx_core.request.shared_options import SHARED_OPTIONS
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab
 from timmx_core.testing.plugins import manager_of

@@ -115,7 +115,7 @@ class FailureTests(Case):
 
     def test_an_old_file_survives_a_failure(self, lab: Lab) -> None:
         """--overwrite: what was there stays there until something better is complete."""
-        from timmx_core.publishing import member_digests
+        from timmx_core.files.publishing import member_digests
         from timmx_core.testing.models import tiny_cnn
 
         lab.require_plain()

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from timmx_core import api
-from timmx_core import manifest as manifests
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ArtifactError, TimmxError
-from timmx_core.inspection import CHANGED
-from timmx_core.publishing import files_of, record_path
+from timmx_core.files import manifest as manifests
+from timmx_core.files.inspection import CHANGED
+from timmx_core.files.publishing import files_of, record_path
 from timmx_core.results import ExportResult
 from timmx_core.testing.case import Case
 from timmx_core.testing.descriptions import FIND, REPORT, at_import, heavy
@@ -31,7 +31,7 @@ AGAIN = """
 import importlib
 from pathlib import Path
 from timmx_core.testing.lab import Lab
-from timmx_core.publishing import member_digests
+from timmx_core.files.publishing import member_digests
 
 def find(module, name):
     found = importlib.import_module(module)
@@ -88,7 +88,7 @@ class FileTests(Case):
         if lab.backend.read(result.path) is not None:
             assert wanted is not None, (
                 "a weight that is changed later would hardly be found: implement "
-                "Backend.content_digest with timmx_core.content"
+                "Backend.content_digest with timmx_core.toolkit.content"
             )
         primary, *companions = (result.path, *result.companions)
         moved = copy(primary, lab.fresh("moved") / f"renamed{primary.suffix}")

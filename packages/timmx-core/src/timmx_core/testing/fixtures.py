@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from timmx_core.plugins import use_manager
+from timmx_core.plugins.manager import use_manager
 from timmx_core.testing.distributions import FakeDistributions
 from timmx_core.testing.plugins import ClosedManager
 

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
-from timmx_core import api, options, publishing
-from timmx_core import manifest as manifests
+from timmx_core import api
 from timmx_core.backend import Artifact, Backend, Context, ExportRequest, LoadedModel, TensorSpec
 from timmx_core.errors import CannotRunHere, MissingDependency
-from timmx_core.inputs import pixels_to_input
-from timmx_core.probes import Recipe, make
+from timmx_core.files import manifest as manifests
+from timmx_core.files import publishing
+from timmx_core.models.inputs import pixels_to_input
+from timmx_core.request import options
 from timmx_core.results import ExportResult
 from timmx_core.testing.plugins import manager_of
-from timmx_core.worker import Outcome, Worker
+from timmx_core.verification.probes import Recipe, make
+from timmx_core.verification.worker import Outcome, Worker
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from timmx_core.initialisation import make_informative
-from timmx_core.probes import Recipe, make
+from timmx_core.random_weights.informative import make_informative
+from timmx_core.verification.probes import Recipe, make
 
 INPUT_SIZE = (3, 32, 32)
 CLASSES = 10

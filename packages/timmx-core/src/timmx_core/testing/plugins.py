@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from timmx_core.backend import Backend
 from timmx_core.hookspecs import API_VERSION, hookimpl
-from timmx_core.plugins import PluginManager
+from timmx_core.plugins.manager import PluginManager
 
 
 class ClosedManager(PluginManager):

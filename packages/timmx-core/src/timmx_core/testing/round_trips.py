@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from timmx_core.errors import RequestError, VerificationError
-from timmx_core.publishing import member_digests
+from timmx_core.files.publishing import member_digests
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab, ports
 
@@ -64,8 +64,8 @@ class RoundTripTests(Case):
 
     def test_every_image_of_a_large_batch_is_compared(self, lab: Lab) -> None:
         """--batch-size 16, with answers that are wrong after the eighth: it is found out."""
-        from timmx_core.probes import COUNT
         from timmx_core.testing.models import WrongLater, tiny_cnn
+        from timmx_core.verification.probes import COUNT
 
         self.require_sound(lab)
         lab.require_runtime()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from timmx_core import inspection, manifest
 from timmx_core.errors import ArtifactError
+from timmx_core.files import inspection, manifest
 from timmx_core.results import ExportResult, Inspection
 from timmx_core.testing.case import Case
 from timmx_core.testing.lab import Lab, ports

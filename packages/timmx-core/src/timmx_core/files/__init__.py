@@ -1,0 +1,1 @@
+"""Finished files: what they say of themselves, and how they get to their place."""

@@ -1,0 +1,1 @@
+"""An export, and a later verification, from request to verdict."""

@@ -1,0 +1,1 @@
+"""Names of architectures and of their weights, as timm has them."""

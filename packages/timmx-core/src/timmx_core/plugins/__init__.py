@@ -1,0 +1,1 @@
+"""Formats and who brings them: found, loaded, checked, listed."""

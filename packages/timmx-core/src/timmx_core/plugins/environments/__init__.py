@@ -1,0 +1,1 @@
+"""Environments of plugins: which there are, and one change at a time."""

@@ -1,0 +1,1 @@
+"""What format authors share."""

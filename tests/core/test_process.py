@@ -19,6 +19,9 @@ import timm
 import torch
 from pocket_format import PocketBackend
 from torch import nn
+from torch.nn.modules import module as torch_modules
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import timmx_core
 from timmx_core import api
@@ -162,6 +165,38 @@ def default_device(device: str) -> Iterator[None]:
         torch.set_default_device(None)
 
 
+@contextmanager
+def hook_of_all_modules(register: Callable[..., Any], hook: Callable[..., Any]) -> Iterator[None]:
+    handle = register(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class Doubling(TorchFunctionMode):
+    """Each linear layer gives twice what it would."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return result * 2 if func is nn.functional.linear else result
+
+
+class Negating(TorchDispatchMode):
+    """Each convolution gives the negative of what it would."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return -result if func is torch.ops.aten.convolution.default else result
+
+
+def doubled(module: nn.Module, given: Any, result: Any = None) -> Any:
+    """As a hook before or after the forward of a module."""
+    if not isinstance(module, nn.Linear):
+        return None
+    return tuple(x * 2 for x in given) if result is None else result * 2
+
+
 AMBIENT: dict[str, Callable[[], Any]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "float64": lambda: default_dtype(torch.float64),
@@ -171,32 +206,53 @@ AMBIENT: dict[str, Callable[[], Any]] = {
     "inference_mode": torch.inference_mode,
     "products": lambda: products_in("medium"),
     "convolutions": lambda: newer_setting("bf16"),
+    "hooks after": lambda: hook_of_all_modules(torch_modules.register_module_forward_hook, doubled),
+    "hooks before": lambda: hook_of_all_modules(
+        torch_modules.register_module_forward_pre_hook, doubled
+    ),
+    "function mode": Doubling,
+    "dispatch mode": Negating,
 }
 
 
+def bytes_of(given: Any, manager: PluginManager, folder: Path) -> bytes:
+    result = timmx_core.export(
+        "pocket",
+        given,
+        manager=manager,
+        output=folder / "a.pocket",
+        input_size=INPUT_SIZE,
+        verify=False,
+    )
+    assert result.path is not None
+    return result.path.read_bytes()
+
+
+def of_kind(kind: str) -> Any:
+    return "test_resnet" if kind == "named" else tiny_cnn()
+
+
+@pytest.fixture(scope="module")
+def plain(manager: PluginManager, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What is made where nothing is set, by kind of model."""
+    return {
+        kind: bytes_of(of_kind(kind), manager, tmp_path_factory.mktemp("plain"))
+        for kind in ("named", "module")
+    }
+
+
 @pytest.mark.parametrize("ambient", AMBIENT)
-@pytest.mark.parametrize("model", ["named", "module"])
+@pytest.mark.parametrize("kind", ["named", "module"])
 def test_what_the_caller_has_set_does_not_go_into_the_file(
-    ambient: str, model: str, manager: PluginManager, tmp_path: Path
+    ambient: str, kind: str, manager: PluginManager, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     """The bytes are those of a process that has set nothing."""
-    given: Any = "test_resnet" if model == "named" else tiny_cnn()
-    bytes_of = []
-    for name, setting in (("plain", torch.enable_grad), (ambient, AMBIENT[ambient])):
-        with setting():
-            before = state()
-            result = timmx_core.export(
-                "pocket",
-                given,
-                manager=manager,
-                output=tmp_path / f"{name}.pocket",
-                input_size=INPUT_SIZE,
-                verify=False,
-            )
-            assert changes(before, state()) == []
-        assert result.path is not None
-        bytes_of.append(result.path.read_bytes())
-    assert bytes_of[0] == bytes_of[1]
+    given = of_kind(kind)
+    with AMBIENT[ambient]():
+        before = state()
+        made = bytes_of(given, manager, tmp_path)
+        assert changes(before, state()) == []
+    assert made == plain[kind]
 
 
 class Looking(TinyCNN):

@@ -1,7 +1,8 @@
 """PyTorch's settings while timmx computes: those of a new process, whatever the caller has set.
 
-Mixed precision, another default dtype or device, and TensorFloat-32 would otherwise go into the
-reference or into the file, and the file would be blamed for it. Importing this imports no torch.
+Mixed precision, another default dtype or device, TensorFloat-32, hooks of all modules and modes
+that stand between a call and its operator would otherwise go into the reference or into the file,
+and the file would be blamed for it. Importing this imports no torch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
+
+from timmx_core.errors import RequestError, first_line
 
 AUTOCAST = ("cpu", "cuda", "mps", "xpu", "hpu")
 # The whole before its parts: a part without a setting of its own has that of the whole.
@@ -34,17 +37,21 @@ def fresh(device: str = "cpu") -> Iterator[None]:
     Random numbers of PyTorch, NumPy and Python begin anew, from the same seed each time.
 
     :param device: that PyTorch computes on within.
+    :raises RequestError: the caller has a mode on that cannot be taken off.
     """
     import torch
 
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
+        on_cpu = _on_cpu()  # a mode may say so
+        stack.enter_context(_without_hooks())
+        stack.enter_context(_without_modes())
         stack.enter_context(_random_states())
         stack.enter_context(full_precision(device))
         for kind in AUTOCAST:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if not _on_cpu():
+        if not on_cpu:
             stack.enter_context(torch.device("cpu"))
         dtype = torch.get_default_dtype()
         if dtype != torch.float32:
@@ -65,6 +72,59 @@ def seed(number: int) -> None:
     import torch
 
     torch.default_generator.manual_seed(number)
+
+
+@contextmanager
+def _without_hooks() -> Iterator[None]:
+    """Those that run for every module of the process, `register_module_forward_hook` and its like.
+
+    Their tables are emptied and filled again and stay the same objects: handles know them.
+    """
+    from torch.nn.modules import module as modules
+
+    tables = [
+        table
+        for name, table in vars(modules).items()
+        if name.startswith("_global_") and isinstance(table, dict)
+    ]
+    before = [dict(table) for table in tables]
+    for table in tables:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, entries in zip(tables, before, strict=True):
+            table.clear()
+            table.update(entries)
+
+
+@contextmanager
+def _without_modes() -> Iterator[None]:
+    """Neither a `TorchFunctionMode` nor a `TorchDispatchMode` sees what is computed.
+
+    :raises RequestError: one of the latter cannot be taken off.
+    """
+    from torch._C import (
+        _len_torch_function_stack,
+        _pop_torch_function_stack,
+        _push_on_torch_function_stack,
+    )
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    functions = [_pop_torch_function_stack() for _ in range(_len_torch_function_stack())]
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(_disable_current_modes())
+            except Exception as error:
+                raise RequestError(
+                    f"a TorchDispatchMode is on that cannot be taken off: {first_line(error)}",
+                    "call timmx outside of it",
+                ) from error
+            yield
+    finally:
+        for mode in reversed(functions):
+            _push_on_torch_function_stack(mode)
 
 
 def _on_cpu() -> bool:

@@ -21,6 +21,8 @@ import numpy as np
 import psutil
 import torch
 from torch.nn.modules import module as torch_modules
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 PRECISIONS = [("generic", "all")] + [
     (backend, operation)
@@ -106,10 +108,15 @@ def _of_torch() -> dict[str, Any]:
         "mkldnn": backends.mkldnn.enabled,
         "quantized engine": backends.quantized.engine,
         "hooks of all modules": {
-            name: len(getattr(torch_modules, name))
-            for name in vars(torch_modules)
-            if name.startswith("_global_") and name.endswith("_hooks")
+            name: [(key, id(hook)) for key, hook in table.items()]
+            for name, table in vars(torch_modules).items()
+            if name.startswith("_global_") and isinstance(table, dict)
         },
+        "function modes": [
+            id(mode)
+            for mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        ],
+        "dispatch modes": [id(mode) for mode in _get_current_dispatch_mode_stack()],
         "offline": getattr(sys.modules.get("huggingface_hub.constants"), "HF_HUB_OFFLINE", None),
     }
 

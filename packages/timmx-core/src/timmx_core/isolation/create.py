@@ -97,7 +97,7 @@ def _fill(
 ) -> Entry | None:
     installer, distribution = installer_for_environments(), order.named
     watch = Stopwatch(dialogue.reporter)
-    environment.folder.parent.mkdir(parents=True, exist_ok=True)
+    environment.begin()
     with watch.stage("make an environment"):
         installer.create(environment.folder, recipe.python, offline=order.offline)
     found = changes_of(installer, environment.python, order, dialogue, "resolve")

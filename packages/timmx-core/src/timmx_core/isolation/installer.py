@@ -43,6 +43,7 @@ class Installer(Protocol):
     def create(self, folder: Path, python: str | None, *, offline: bool) -> None:
         """Make an empty virtual environment.
 
+        :param folder: is there; what is in it stays.
         :param python: a version or an interpreter; None: this one's.
         :raises IsolationError: it cannot be made.
         """

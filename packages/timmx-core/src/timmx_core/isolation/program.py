@@ -66,7 +66,13 @@ def _failure(program: str, doing: str, code: int, said: str) -> IsolationError:
 def _environment() -> dict[str, str]:
     """For installers: nothing that leads them to another environment."""
     dropped = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET"}
-    dropped |= {"PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "UV_SYSTEM_PYTHON"}
+    dropped |= {
+        "PIP_PREFIX",
+        "PIP_USER",
+        "PIP_REQUIRE_VIRTUALENV",
+        "UV_SYSTEM_PYTHON",
+        "UV_VENV_CLEAR",
+    }
     kept = {k: v for k, v in os.environ.items() if k not in dropped} | {"NO_COLOR": "1"}
     # uv compiles nothing by itself, and the first export would have to compile torch and timm.
     kept.setdefault("UV_COMPILE_BYTECODE", "1")

@@ -87,9 +87,11 @@ def _remove_isolated(entry: Entry, dialogue: Dialogue) -> bool:
     with locked(entry.name, lambda: dialogue.show(f"waiting for another timmx at {entry.name}")):
         # The index first: what is killed in between leaves a folder that nothing refers to.
         change_index(without)
-        environment_of(entry).remove()
+        gone = environment_of(entry).remove()
         sweep(entry.name)
     dialogue.show(f"removed {entry.label}")
+    if not gone:
+        dialogue.show(f"{entry.path} stays: not all of it can be deleted, or timmx did not make it")
     return True
 
 

@@ -28,7 +28,8 @@ class Uv:
 
     def create(self, folder: Path, python: str | None, *, offline: bool) -> None:
         """See `Installer.create`."""
-        words = ["venv", "--no-project", "--python", python or sys.executable, str(folder)]
+        words = ["venv", "--no-project", "--allow-existing", "--python", python or sys.executable]
+        words.append(str(folder))
         call([self.program, *words, *(["--offline"] if offline else [])], "make the environment")
 
     def plan(self, python: Path, order: Order) -> list[Change]:

@@ -1,15 +1,31 @@
-"""The folder of one isolated plugin: a virtual environment that is never moved."""
+"""The folder of one isolated plugin: a virtual environment that is never moved.
+
+The name of a folder proves nothing: nothing is deleted but what holds the marker that each
+environment is begun with, or the entry that it ends with.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from timmx_core.plugins.environments.index import FOLDER, Entry, environments, read_index
+from timmx_core.plugins.environments.index import (
+    ENTRY_FILE,
+    FOLDER,
+    Entry,
+    environments,
+    read_index,
+)
 from timmx_core.plugins.environments.locks import locked_if_free
+from timmx_core.reading.regular import read_regular
+
+MARKER = "timmx-environment.json"
+MOST_MARKER = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -39,14 +55,58 @@ class Environment:
             return f"the Python of its environment is gone ({_destination(self.python)})"
         return ""
 
-    def remove(self) -> None:
-        """Delete it, as far as that can be done; what stays is swept up later."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def begin(self) -> None:
+        """Make the folder, with nothing in it but what proves it to be timmx's.
+
+        :raises OSError: it cannot be made, or is there already.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir()
+        text = json.dumps({"made by": "timmx", "folder": self.folder.name})
+        (self.folder / MARKER).write_text(text, encoding="utf-8")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was begun or finished by timmx, in this place; a link or a copy was not."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return False
+        return self.folder.name in (self._named_in(MARKER), self._named_in(ENTRY_FILE, "entry"))
+
+    def _named_in(self, file: str, *way: str) -> object:
+        """What folder a file in it says that it is."""
+        try:
+            content = json.loads(read_regular(self.folder / file, MOST_MARKER))
+            for step in way:
+                content = content[step]
+            return content["folder"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def remove(self) -> bool:
+        """Delete it if it is timmx's, as far as that can be done; what stays is swept up later.
+
+        :return: whether it is gone.
+        """
+        proof = (MARKER, ENTRY_FILE)
+        with contextlib.suppress(OSError):
+            if not self.is_ours:
+                self.folder.rmdir()  # killed before it was marked: it is empty, or stays
+                return True
+            # What proves it goes last, or what is killed in between would stay for ever.
+            for path in self.folder.iterdir():
+                if path.name not in proof:
+                    _delete(path)
+            if all(path.name in proof for path in self.folder.iterdir()):
+                shutil.rmtree(self.folder, ignore_errors=True)
+        return not os.path.lexists(self.folder)
 
 
 def new_environment(name: str) -> Environment:
-    """A place that no other environment has; nothing is made there yet."""
-    return Environment(environments() / f"{name}-{secrets.token_hex(4)}")
+    """A place that nothing else has; nothing is made there yet."""
+    while True:
+        environment = Environment(environments() / f"{name}-{secrets.token_hex(4)}")
+        if not os.path.lexists(environment.folder):
+            return environment
 
 
 def environment_of(entry: Entry) -> Environment:
@@ -55,7 +115,7 @@ def environment_of(entry: Entry) -> Environment:
 
 
 def leftovers(*, remove: bool = False) -> list[Path]:
-    """Environments that the index does not name and that nobody is making.
+    """Environments of timmx that the index does not name and that nobody is making.
 
     :param remove: delete them, too.
     :raises IsolationError: the index cannot be read.
@@ -64,11 +124,11 @@ def leftovers(*, remove: bool = False) -> list[Path]:
     folder = environments()
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = FOLDER.fullmatch(path.name)
-        if match is None or not path.is_dir() or path.is_symlink() or path.name in known_folders():
+        if match is None or path.name in known_folders():
             continue
         with locked_if_free(match["name"]) as free:
             # Asked again: it may have been finished just before the lock was free.
-            if free and path.name not in known_folders():
+            if free and path.name not in known_folders() and Environment(path).is_ours:
                 found.append(path)
                 if remove:
                     Environment(path).remove()
@@ -90,6 +150,14 @@ def sweep(name: str) -> None:
         match = FOLDER.fullmatch(path.name)
         if match is not None and match["name"] == name and path.name not in known:
             Environment(path).remove()
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _destination(link: Path) -> str:

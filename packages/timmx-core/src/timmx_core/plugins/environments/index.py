@@ -18,6 +18,7 @@ from typing import Any
 
 from timmx_core.errors import IsolationError
 from timmx_core.process.paths import home
+from timmx_core.reading.regular import read_regular
 
 SCHEMA = 1
 ENTRY_FILE = "timmx-plugin.json"
@@ -86,7 +87,7 @@ def read_index() -> dict[str, Entry]:
     """
     path = index_file()
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -180,7 +181,7 @@ def kept_entries() -> Iterator[Entry]:
     files = [(path.stat().st_mtime, path) for path in environments().glob(f"*/{ENTRY_FILE}")]
     for _, path in sorted(files):
         try:
-            kept = json.loads(path.read_bytes())["entry"]
+            kept = json.loads(read_regular(path))["entry"]
             yield entry_from_json({**kept, "folder": path.parent.name})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # an environment that was not finished

@@ -19,6 +19,7 @@ from pocket_format import PocketBackend
 import timmx_core
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel
 from timmx_core.errors import OutputError
+from timmx_core.files import ownership, publishing
 from timmx_core.files.file_transaction import ASIDE, JOURNAL, Moves, put
 from timmx_core.files.output_path import target_of
 from timmx_core.files.ownership import Naming, companions_of
@@ -283,15 +284,84 @@ def test_a_companion_that_is_not_certainly_its_own_any_more_stays(
     assert state(folder) == before
 
 
-@pytest.mark.parametrize("how", ["moved away", "copied", "another in its place"])
-def test_weights_that_a_copy_needs_stay(template: dict[str, Any], folder: Path, how: str) -> None:
-    """A copy without a record needs the companion all the same, and names it within."""
-    target, data = folder / "a.x", folder / DATA
+def install_naming_data(template: dict[str, Any], target: Path) -> None:
+    """The first export, of which the primary names its companion."""
     install(template, target, run="1", overwrite=False)
     target.write_bytes(b"weights are in " + DATA.encode())
     record = json.loads(record_path(target).read_bytes())
     record["members"]["a.x"] = sha256(target.read_bytes())
     record_path(target).write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("name", ["a.x.bak", "a", "backup.x"])
+def test_weights_that_a_backup_needs_stay(
+    template: dict[str, Any], folder: Path, name: str
+) -> None:
+    """cp a.x a.x.bak; export -o a.x --overwrite."""
+    install_naming_data(template, folder / "a.x")
+    shutil.copyfile(folder / "a.x", folder / name)
+    install(template, folder / "a.x", run="2", overwrite=True)
+    assert (folder / DATA).read_bytes() == b"data 1"
+    (folder / name).unlink()
+    with pytest.raises(OutputError, match="exists already"):
+        install(template, folder / "a.x", run="3", overwrite=False)
+    install(template, folder / "a.x", run="3", overwrite=True)
+    assert f"a-{sha256(b'data 2')[:8]}.data" not in state(folder)
+
+
+@pytest.mark.parametrize("what", ["unreadable", "too large", "too many"])
+def test_weights_stay_where_not_every_file_can_be_searched(
+    template: dict[str, Any], folder: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_naming_data(template, folder / "a.x")
+    if what == "unreadable":
+        (folder / "x.x").symlink_to("/proc/self/mem")
+        if not (folder / "x.x").is_file():
+            pytest.skip("no file here that is sure to be unreadable")
+    else:
+        (folder / "notes.txt").write_bytes(bytes(5000))
+        name = "MOST_SEARCHED" if what == "too large" else "MOST_NEIGHBOURS"
+        monkeypatch.setattr(ownership, name, 0)
+    install(template, folder / "a.x", run="2", overwrite=True)
+    assert (folder / "a.x").read_bytes() == b"primary 2"
+    assert (folder / DATA).read_bytes() == b"data 1"
+    if what == "unreadable":
+        (folder / "x.x").unlink()
+
+
+def test_a_companion_that_is_there_already_is_used(
+    template: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a deleted file left behind is in nobody's way, and is not written again."""
+    target = folder / "a.x"
+    install(template, target, run="1", overwrite=False)
+    for path in (target, record_path(target), folder / "a.bin"):
+        path.unlink()
+    before, left = state(folder), (folder / DATA).stat()
+
+    def refuse(source: Path, place: Path, *, overwrite: bool) -> None:
+        if place == target:
+            raise PermissionError(13, "Permission denied", str(place))
+        put(source, place, overwrite=overwrite)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "put", refuse)
+        with pytest.raises(OutputError, match="no permission"):
+            install(template, target, run="1", overwrite=False)
+    assert state(folder) == before
+    install(template, target, run="1", overwrite=False)
+    assert ((folder / DATA).stat().st_ino, (folder / DATA).stat().st_mtime_ns) == (
+        left.st_ino,
+        left.st_mtime_ns,
+    )
+    assert {path.name for path in companions_of(target, NAMING)} == {"a.bin", DATA}
+
+
+@pytest.mark.parametrize("how", ["moved away", "copied", "another in its place"])
+def test_weights_that_a_copy_needs_stay(template: dict[str, Any], folder: Path, how: str) -> None:
+    """A copy without a record needs the companion all the same, and names it within."""
+    target, data = folder / "a.x", folder / DATA
+    install_naming_data(template, target)
     if how == "moved away":
         target.rename(folder / "old.x")
         (folder / "a.bin").unlink()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ from timmx_core.backend import Backend
 from timmx_core.errors import ArtifactError, OutputError
 from timmx_core.files.inspection import name_in
 from timmx_core.files.records import CHUNK, RECORD_SUFFIX, read_record, record_path, sha256
+from timmx_core.reading.regular import open_regular
 
 DIGITS = 8  # of a digest in a name
+# Of a folder's files, in search of companions' names: some seconds.
+MOST_SEARCHED = 2 << 30
+MOST_NEIGHBOURS = 10_000
 REMEDY = "move it away yourself, or choose another place with -o"
 
 
@@ -58,7 +62,7 @@ def companions_of(target: Path, naming: Naming) -> list[Path]:
         for name, digest in record["members"].items()
         if naming.fits(target, name, digest) and name != target.name
     ]
-    own = [path for path, digest in candidates if _is_file(path) and sha256(path) == digest]
+    own = [path for path, digest in candidates if _digest(path) == digest]
     if not own:
         return []
     others = set(_listed_elsewhere(target))
@@ -94,7 +98,7 @@ def check_places(
 
 def same(source: Path, place: Path) -> bool:
     """Whether a file is in its place already, byte for byte."""
-    return _is_file(place) and source.is_file() and sha256(source) == sha256(place)
+    return source.is_file() and _digest(place) == sha256(source)
 
 
 def removable(target: Path, naming: Naming, kept: Iterable[Path]) -> list[Path]:
@@ -105,35 +109,61 @@ def removable(target: Path, naming: Naming, kept: Iterable[Path]) -> list[Path]:
     """
     record = _record(target)
     primary = None if record is None else name_in(record, target)
-    if record is None or primary is None or not _is_file(target):
+    if record is None or primary is None:
         return []
-    if sha256(target) != record["members"].get(primary):
+    digest = _digest(target)
+    if digest is None or digest != record["members"].get(primary):
         return []  # the file on record was moved away, and takes its companions with it
     if any(_names_of(path) is None for path in _other_records(target)):
         return []  # a record that cannot be read may list anything
+    own = companions_of(target, naming)
     names = {path.name for path in kept}
-    return [
-        path
-        for path in companions_of(target, naming)
-        if path.name not in names and not _named_elsewhere(target, path.name)
-    ]
+    old = [path for path in own if path.name not in names]
+    if not old:
+        return []
+    needed = _named_elsewhere(target, own)
+    return [path for path in old if path.name not in needed]
 
 
-def _named_elsewhere(target: Path, name: str) -> bool:
-    """Whether a copy of a file, which needs no record, names a companion too."""
-    others = (p for p in target.parent.iterdir() if p.suffix == target.suffix and p != target)
-    return any(_holds(path, name.encode()) for path in others if path.is_file())
+def _named_elsewhere(target: Path, own: Collection[Path]) -> set[str]:
+    """Which of a target's companions other files name: a copy of it, which needs no record.
+
+    A copy may be called anything (`model.onnx.bak`). All of them, where a file cannot be read, or
+    the files are too many or too large to be read.
+    """
+    names = {path.name for path in own}
+    passed = {target, record_path(target), *own}
+    found: set[str] = set()
+    try:
+        others = [path for path in target.parent.iterdir() if path not in passed]
+        left = MOST_SEARCHED if len(others) <= MOST_NEIGHBOURS else 0
+        for path in others:
+            if path.is_file():
+                found |= _held(path, names, left)
+                left -= path.stat().st_size
+            if left < 0:
+                return names
+    except OSError:
+        return names
+    return found
 
 
-def _holds(path: Path, text: bytes) -> bool:
-    """Whether a file has a text in it."""
+def _held(path: Path, texts: Collection[str], most: int) -> set[str]:
+    """Which texts stand in the first bytes of a file.
+
+    :raises OSError: it cannot be read.
+    """
+    wanted = {text: os.fsencode(text) for text in texts}
+    longest = max(map(len, wanted.values()))
+    found: set[str] = set()
     end = b""
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            if text in end + chunk:
-                return True
-            end = chunk[-len(text) :]
-    return False
+    with open_regular(path) as file:
+        while most > 0 and (chunk := file.read(CHUNK)):
+            most -= len(chunk)
+            end += chunk
+            found |= {text for text, data in wanted.items() if data in end}
+            end = end[-longest:]
+    return found
 
 
 def _record(target: Path) -> Mapping[str, Any] | None:
@@ -143,8 +173,12 @@ def _record(target: Path) -> Mapping[str, Any] | None:
         return None
 
 
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+def _digest(path: Path) -> str | None:
+    """Of a file; None of a link, of what is no file, and of what cannot be read."""
+    try:
+        return None if path.is_symlink() else sha256(path)
+    except OSError:
+        return None
 
 
 def _is_stale(target: Path) -> bool:
@@ -192,7 +226,7 @@ def foreign_files(folder: Path) -> list[str]:
             continue
         inner = path.relative_to(folder).as_posix()
         known = members.get(f"{primary}/{inner}")
-        if known is None or not _is_file(path) or sha256(path) != known:
+        if known is None or _digest(path) != known:
             found.append(inner)
     return found
 

@@ -67,8 +67,10 @@ def publish(
     """Move staged files to their places: all of them, or none.
 
     Companions of a file that is replaced go, where the new one has none of that name; what is not
-    provably its own stays, and is not replaced either. One run at a time does so in a folder, where
-    the system can lock one.
+    provably its own stays, and is not replaced either. A companion that is in its place already,
+    byte for byte, is used as it is, whoever put it there: from then on the record lists it, and by
+    that it belongs to the file unless another one's record lists it, too. One run at a time does so
+    in a folder, where the system can lock one.
 
     :param naming: how the format names companions.
     :return: where the companions are now.
@@ -82,13 +84,13 @@ def publish(
     try:
         with locked(folder):
             check_kind(primary, target)
-            new = [place for source, place in pairs if not ownership.same(source, place)]
-            ownership.check_places(target, new, naming, overwrite=overwrite)
+            new = [pair for pair in pairs if not ownership.same(*pair)]
+            ownership.check_places(target, [p for _, p in new], naming, overwrite=overwrite)
             old = ownership.removable(target, naming, places) if overwrite else []
-            moves = Moves([*pairs, *last])
+            moves = Moves([*new, *last])
             moves.prepare()
             try:
-                for source, place in pairs:
+                for source, place in new:
                     put(source, place, overwrite=overwrite)
                 put(record, record_path(target), overwrite=True)
                 put(primary, target, overwrite=overwrite)
@@ -98,9 +100,10 @@ def publish(
             for path in old:
                 with contextlib.suppress(OSError):
                     path.unlink()
-    except FileExistsError:
+    except FileExistsError as error:
+        taken = error.filename2 or error.filename or target
         raise OutputError(
-            f"{target} exists already", "replace it with --overwrite, or choose -o"
+            f"{taken} exists already", "replace it with --overwrite, or choose -o"
         ) from None
     except OSError as error:
         raise output_error(error, target) from None

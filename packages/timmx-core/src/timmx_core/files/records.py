@@ -9,6 +9,7 @@ from typing import Any
 
 from timmx_core.errors import ArtifactError
 from timmx_core.files import manifest as manifests
+from timmx_core.reading.regular import open_regular, read_regular
 
 RECORD_SUFFIX = ".timmx.json"
 CHUNK = 1 << 20
@@ -30,10 +31,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not os.path.lexists(beside):
         return None
     if not beside.is_file():
-        raise ArtifactError(f"the record {beside} is no file")  # a pipe would be read for ever
+        raise ArtifactError(f"the record {beside} is no file")
     try:
-        with beside.open("rb") as file:
-            data = file.read(manifests.MOST_BYTES + 1)
+        data = read_regular(beside, manifests.MOST_BYTES + 1)
     except OSError as error:
         raise ArtifactError(f"cannot read the record {beside}: {error.strerror}") from None
     try:
@@ -45,9 +45,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes."""
+    """Of a file's bytes.
+
+    :raises OSError: it cannot be read, or is no regular file.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

@@ -87,3 +87,50 @@ def test_an_export_from_python(work: Path) -> None:
     )
     assert done.returncode == 0
     assert sorted(p.name for p in work.iterdir()) == ["made.alpha", "made.alpha.timmx.json"]
+
+
+LOOKING = """
+import os, sys
+from timmx_core.process.captured_output import Noise
+
+def streams():
+    return [where(number) for number in (0, 1, 2)], len(os.listdir("/proc/self/fd"))
+
+def where(number):
+    try:
+        return os.fstat(number).st_ino
+    except OSError:
+        return None
+
+def say(text):
+    try:
+        os.write(1, text.encode())
+    except OSError:
+        pass
+
+before = streams()
+say("before ")
+with Noise(verbose=sys.argv[1] == "verbose") as noise:
+    print("noise")
+    os.write(1, b"noise")
+    os.write(2, b"noise")
+say("after")
+assert streams() == before, (before, streams())
+"""
+
+
+@pytest.mark.parametrize("verbose", ["verbose", "quiet"])
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- 2>&-", "<&- >&-", ALL])
+def test_streams_are_open_and_closed_as_they_were(
+    tmp_path: Path, streams: str, verbose: str
+) -> None:
+    script = tmp_path / "looking.py"
+    script.write_text(LOOKING)
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" looking.py {verbose} {streams}'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("" if " >&-" in f" {streams}" else "before after")

@@ -6,6 +6,7 @@ Shown with `-v` or on failure, never on a good run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -13,6 +14,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -41,52 +43,57 @@ class Noise:
 
     def __enter__(self) -> Self:
         _flush()
-        try:
-            saved = [os.dup(1), os.dup(2)]
-        except OSError:
-            return self  # started without descriptors (a service): there is nothing to redirect
-        self._stack.callback(self._restore, saved)
+        with contextlib.ExitStack() as stack:
+            self._redirect(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _redirect(self, stack: contextlib.ExitStack) -> None:
+        """Register with `stack` how each step is taken back.
+
+        :raises OSError: this process may open no more files.
+        """
+        saved: dict[int, int | None] = {}
+        stack.callback(_restore, saved)
+        for descriptor in (1, 2):
+            saved[descriptor] = _copy(descriptor)
+        terminal = saved[2] if saved[2] is not None else stack.enter_context(_nowhere()).fileno()
         self.terminal = os.fdopen(
-            os.dup(saved[1]), "w", buffering=1, encoding="utf-8", errors="replace"
+            _copied(terminal), "w", buffering=1, encoding="utf-8", errors="replace"
         )
-        self._stack.callback(self.terminal.close)
+        stack.callback(self.terminal.close)
         if self.verbose:
-            os.dup2(saved[1], 1)
-            return self
-        handle = self._open_log()
+            os.dup2(terminal, 1)
+            os.dup2(terminal, 2)  # or what is opened next takes its number, if it was closed
+            return
+        handle = self._open_log(stack)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         stream = io.TextIOWrapper(
-            io.BufferedWriter(_Heedless(os.dup(1), "w")),
+            io.BufferedWriter(_Heedless(_copied(handle), "w")),
             encoding="utf-8",
             errors="replace",
             line_buffering=True,
         )
-        self._stack.callback(stream.close)
+        stack.callback(stream.close)
         # Where sys.stdout is no descriptor (a notebook), Python's own prints are caught here.
-        self._stack.enter_context(contextlib.redirect_stdout(stream))
-        self._stack.enter_context(contextlib.redirect_stderr(stream))
-        return self
+        stack.enter_context(contextlib.redirect_stdout(stream))
+        stack.enter_context(contextlib.redirect_stderr(stream))
 
-    def _open_log(self) -> int:
+    def _open_log(self, stack: contextlib.ExitStack) -> int:
         """The log's descriptor; that of nothing where no temporary file can be made."""
         try:
             # Without a name, so that nothing is left of it however this process ends.
-            log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (the stack closes it)
+            with tempfile.TemporaryFile(buffering=0) as log:
+                handle = _copied(log.fileno())
         except OSError:
-            return self._stack.enter_context(Path(os.devnull).open("wb")).fileno()
-        self._log = self._stack.enter_context(log)
-        return self._log.fileno()
+            return stack.enter_context(_nowhere()).fileno()
+        self._log = stack.enter_context(os.fdopen(handle, "r+b", buffering=0))
+        return handle
 
     def __exit__(self, *_: object) -> None:
         _flush()
         self._stack.close()
-
-    def _restore(self, saved: list[int]) -> None:
-        _flush()
-        for descriptor, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
 
     def tail(self) -> str:
         """The last lines of the log that say something, for a failure's message."""
@@ -129,6 +136,51 @@ class Noise:
         # Whoever still writes has this same place in it.
         self._log.seek(0, os.SEEK_END)
         return content
+
+
+def _restore(saved: Mapping[int, int | None]) -> None:
+    """Lead descriptors where they led; None: it was closed."""
+    _flush()
+    for descriptor, copy in saved.items():
+        if copy is not None:
+            os.dup2(copy, descriptor)
+            os.close(copy)
+            continue
+        with contextlib.suppress(OSError):  # nothing took its place
+            os.close(descriptor)
+
+
+def _copy(descriptor: int) -> int | None:
+    """See `_copied`; None where the caller closed it, as services do."""
+    try:
+        return _copied(descriptor)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return None
+        raise
+
+
+def _copied(descriptor: int) -> int:
+    """A copy with another number than those of the standard streams, some of which may be free.
+
+    :raises OSError: it is closed, or this process may open no more files.
+    """
+    low = []
+    try:
+        while (copy := os.dup(descriptor)) <= 2:
+            low.append(copy)
+        return copy
+    finally:
+        for other in low:
+            os.close(other)
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[IO[bytes]]:
+    with Path(os.devnull).open("wb") as file:
+        handle = _copied(file.fileno())
+    with os.fdopen(handle, "wb", buffering=0) as nowhere:
+        yield nowhere
 
 
 def _drop_old_logs(folder: Path) -> None:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from timmx_core.reading import strict_json
 from timmx_core.results import Verdict
 from timmx_core.verification import probes
 from timmx_core.verification.measure import Reference
+from timmx_core.verification.sampling import sampled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MOST_BYTES = 64 << 20
-# Outputs with more values per image are recorded at this many sampled positions.
-SAMPLE_ABOVE, SAMPLES = 4096, 2048
 
 
 def build(
@@ -178,24 +178,6 @@ def spec_from_json(data: Mapping[str, Any]) -> TensorSpec:
     )
 
 
-def sampled(reference: Reference) -> Reference:
-    """The reference as the manifest keeps it: large outputs at sampled positions only."""
-    import numpy as np
-
-    size = reference.values.shape[1]
-    if reference.positions is not None or size <= SAMPLE_ABOVE:
-        return reference
-    positions = np.unique(probes.positions(size, SAMPLES))
-    return Reference(
-        reference.name,
-        reference.shape,
-        reference.values[:, positions],
-        positions,
-        reference.classes,
-        reference.layout,
-    )
-
-
 def reference_to_json(reference: Reference) -> dict[str, Any]:
     """PyTorch's output over the probes, for checking the file later and elsewhere."""
     small = sampled(reference)
@@ -204,7 +186,8 @@ def reference_to_json(reference: Reference) -> dict[str, Any]:
         "shape": list(small.shape),
         "classes": small.classes,
         "layout": small.layout,
-        "signal": small.signal,
+        # JSON has no word for what PyTorch's own NaN and infinities leave of it.
+        "signal": small.signal if math.isfinite(small.signal) else None,
         "positions": None if small.positions is None else _encode(small.positions, "<i8"),
         "values": _encode(small.values, "<f4"),
     }

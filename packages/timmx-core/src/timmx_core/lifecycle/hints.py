@@ -11,6 +11,7 @@ from timmx_core.backend import Backend, ExportRequest
 from timmx_core.request.options import flag
 from timmx_core.request.shared_options import LOWEST_FLOOR_DB
 from timmx_core.results import Measurement, Verdict
+from timmx_core.verification.measure import CONSTANT, NOT_FINITE
 
 NEAR_DB = 40.0
 """An error of 1 %: faults leave more, but for a factor of 1.01, and rounding leaves less."""
@@ -39,10 +40,7 @@ def _remedy(
     verdict: Verdict, backend: Backend, request: ExportRequest, manifest: Mapping[str, Any]
 ) -> str:
     if verdict.status == "inconclusive":
-        return (
-            "verify with real weights (--pretrained) or images (--probe-data DIR), or publish "
-            "it all the same with --accept-inconclusive"
-        )
+        return f"{_informative(verdict)}, or publish it all the same with --accept-inconclusive"
     if verdict.status == "not verifiable here":
         return "leave --require-verified out, and run `timmx verify` where the runtime is"
     acceptable = _acceptable(verdict)
@@ -59,6 +57,17 @@ def _remedy(
     if acceptable is None:
         return advice
     return f"{advice}; --floor {acceptable} accepts it as it is"
+
+
+def _informative(verdict: Verdict) -> str:
+    """What could make an inconclusive output say something, where anything could."""
+    rows = verdict.measurements
+    if any(row.reason == NOT_FINITE for row in rows):
+        return "look in PyTorch for the weights or the layer that such values come from"
+    constant = {row.output for row in rows if row.reason == CONSTANT}
+    if constant and any(row.status == "passed" for row in rows):
+        return f"leave {' and '.join(sorted(constant))} out of what the model returns"
+    return "verify with real weights (--pretrained) or images (--probe-data DIR)"
 
 
 def _acceptable(verdict: Verdict) -> int | None:

@@ -88,7 +88,10 @@ def pixels_to_input(pixels: np.ndarray, spec: TensorSpec) -> np.ndarray:
         if spec.range != (0.0, 255.0):
             array = array / np.float32(255)
         if spec.mean:
-            array = (array - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+            mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+            # PyTorch divides by what is zero in float32 without a word, too.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                array = (array - mean) / std
     if spec.quantization is not None:
         scale, zero = spec.quantization
         info = np.iinfo(spec.dtype)

@@ -24,6 +24,9 @@ ROUNDING = 2.0**-20
 # An answer whose error is more than this part of what sets its image apart may be another image's,
 # and is where its distance to that one's reference is less than this part of that to its own.
 FAR, NEARER = 0.5, 0.5
+# Why nothing can be concluded, whatever the file gives.
+NOT_FINITE = "PyTorch itself gives NaN or infinite values"
+CONSTANT = "PyTorch's output is the same for every probe, which says nothing of the file"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Reference:
 
     @property
     def signal(self) -> float:
-        """Variance over the probes, averaged over positions."""
+        """Variance over the probes, averaged over positions; NaN where a value is not finite."""
         return float(_deviation(self.values))
 
 
@@ -47,7 +50,23 @@ def _deviation(values: np.ndarray) -> float:
     import numpy as np
 
     wide = values.astype(np.float64)
+    if not np.isfinite(wide).all():
+        return math.nan
     return float(((wide - wide.mean(0)) ** 2).mean()) if wide.size else 0.0
+
+
+def attainable_db(values: np.ndarray) -> float:
+    """The SNR of an answer that differs from these by rounding alone.
+
+    :param values: finite float32 (probes, positions).
+    """
+    return decibels(_deviation(values), _power(values) * ROUNDING**2)
+
+
+def _power(values: np.ndarray) -> float:
+    import numpy as np
+
+    return float((values.astype(np.float64) ** 2).mean()) if values.size else 0.0
 
 
 def measure(
@@ -70,13 +89,16 @@ def measure(
         return base.fail(f"{len(got)} results for {len(reference.values)} probes")
     if not np.issubdtype(got.dtype, np.floating):
         return base.fail(f"dtype {got.dtype} instead of float32")
+    if not np.isfinite(reference.values).all():
+        return base.rated("inconclusive", NOT_FINITE)
     flat = got.reshape(len(got), -1)
     if not np.isfinite(flat).all():
         bad = int((~np.isfinite(flat)).sum())
         return base.fail(f"{bad} of {flat.size} values are NaN or infinite")
     if reference.positions is not None:
         flat = flat[:, reference.positions]
-    return min(_by_run(base, reference, flat), key=_margin)
+    with np.errstate(over="ignore", invalid="ignore"):  # of float64 near the largest there is
+        return min(_by_run(base, reference, flat), key=_margin)
 
 
 def _by_run(base: _Base, reference: Reference, flat: np.ndarray) -> Iterator[Measurement]:
@@ -124,19 +146,22 @@ class _Base:
             snr_db=snr_db,
             status=status,
             reason=reason,
-            **(figures or {}),
+            # Of numbers near the largest there are, not every figure is one itself.
+            **{name: _finite(figure) for name, figure in (figures or {}).items()},
         )
+
+
+def _finite(figure: float | None) -> float | None:
+    return figure if figure is not None and math.isfinite(figure) else None
 
 
 def _rate(base: _Base, reference: Reference, got: np.ndarray) -> Measurement:
     import numpy as np
 
     want = reference.values.astype(np.float64)
-    if not np.isfinite(want).all():
-        return base.rated("inconclusive", "PyTorch itself gives NaN or infinite values")
     signal = reference.signal
     noise = float(((want - got) ** 2).mean()) if want.size else 0.0
-    power = float((want**2).mean()) if want.size else 0.0
+    power = _power(want)
     attainable = decibels(signal, power * ROUNDING**2)
     figures: dict[str, float | None] = {
         "max_abs_diff": float(np.abs(want - got).max()) if want.size else None,
@@ -147,11 +172,14 @@ def _rate(base: _Base, reference: Reference, got: np.ndarray) -> Measurement:
         figures["top1"] = _agreement(want, got, 1)
         figures["top5"] = _agreement(want, got, 5) if want.shape[1] >= 5 else None
     snr = round(decibels(signal, noise), 2)
+    if signal == 0.0:
+        return base.rated("inconclusive", CONSTANT, snr, figures)
     # Where even an honest file could not reach the floor, falling short of it proves nothing.
-    if signal == 0.0 or attainable < base.floor_db:
+    if attainable < base.floor_db:
+        varies = f"it varies by {math.sqrt(signal / power):.1e} of its size"
         return base.rated(
             "inconclusive",
-            f"PyTorch's output hardly depends on the image ({_relative(signal, power)})",
+            f"PyTorch's output hardly depends on the image ({varies})",
             snr,
             figures,
         )
@@ -220,12 +248,6 @@ def telling_db(row: Measurement) -> float:
         return row.snr_db
     missing = row.channel_floor_db - row.channel_db
     return min(row.snr_db, row.floor_db - missing) if missing > 0 else row.snr_db
-
-
-def _relative(signal: float, power: float) -> str:
-    if signal == 0.0:
-        return "it is the same for every probe"
-    return f"it varies by {math.sqrt(signal / power):.1e} of its size"
 
 
 def _cosine(want: np.ndarray, got: np.ndarray) -> float:

@@ -319,3 +319,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def positions(size: int, count: int, seed: int = 0) -> np.ndarray:
     """Positions below `size`, int64, for sampling a large output."""
     return _Random(seed).below(0, size, count)
+
+
+def keys(size: int) -> np.ndarray:
+    """A random number of each position below `size`, uint64: an order that no value decides."""
+    return _Random(1).array(size)

@@ -289,6 +289,45 @@ def test_shapes_that_differ_are_shown(state: dict[str, torch.Tensor]) -> None:
         load_into(TinyCNN(), state, "weights.pth")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.to(torch.complex64), r"holds complex numbers \(complex64\)"),
+        (lambda t: t.to(torch.int8), "holds int8, and the model computes with real numbers"),
+        (lambda t: t > 0, "holds bool"),
+        (lambda t: t.to_sparse(), "is a sparse tensor"),
+        (lambda t: t.to("meta"), "holds no numbers"),
+    ],
+    ids=["complex", "int8", "bool", "sparse", "meta"],
+)
+def test_tensors_that_are_no_real_numbers_are_refused_by_name(
+    tmp_path: Path, state: dict[str, torch.Tensor], change: Any, words: str
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(state | {"head.weight": change(state["head.weight"])}, path)
+    with pytest.raises(ModelError, match=rf"w\.pth: head\.weight {words}") as caught:
+        load_into(TinyCNN(), read_checkpoint(path), str(path))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_real_numbers_of_any_width_are_taken(
+    state: dict[str, torch.Tensor], kind: torch.dtype
+) -> None:
+    model = TinyCNN()
+    load_into(model, {name: tensor.to(kind) for name, tensor in state.items()}, "weights.pth")
+    assert torch.allclose(model.state_dict()["head.weight"], state["head.weight"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int8])
+def test_a_folder_whose_weights_are_no_real_numbers(local_dir: Path, kind: torch.dtype) -> None:
+    path = local_dir / "model.safetensors"
+    state = load_file(path)
+    save_file(state | {"fc.weight": state["fc.weight"].to(kind)}, path)
+    with pytest.raises(ModelError, match=r"fc\.weight holds"):
+        models.build(f"local-dir:{local_dir}", shared_with(pretrained=True), {})
+
+
 def test_every_tensor_is_loaded(state: dict[str, torch.Tensor]) -> None:
     model = TinyCNN()
     load_into(model, state, "weights.pth")

@@ -83,6 +83,8 @@ def _build_named(
     with _hub_in_reach(name, shared):
         module = _create(timm, name, arguments, shared["input_size"])
     module.eval()
+    if name.startswith("local-dir:") and shared["pretrained"]:
+        weights.check_folder(module, Path(name.removeprefix("local-dir:")))
     notes: list[str] = []
     if shared["checkpoint"]:
         state = read_checkpoint(Path(shared["checkpoint"]))

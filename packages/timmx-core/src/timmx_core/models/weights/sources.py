@@ -23,6 +23,11 @@ HINT_OFFLINE = (
     "without a hub: --checkpoint FILE, or MODEL as local-dir:PATH (config.json + weights)"
 )
 
+QUANTIZED_HINT = (
+    "a quantized checkpoint holds whole numbers and their scales apart: give the one in floating "
+    "point that it was made from"
+)
+
 
 def load_into(model: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> list[str]:
     """Load every tensor, or say what does not fit (at most five names, and the count).
@@ -32,7 +37,9 @@ def load_into(model: torch.nn.Module, state: Mapping[str, torch.Tensor], source:
     """
     own = model.state_dict()
     state, notes = _without_prefix(state, own, source)
+    check_plain(state, source)
     state, resampled = _filtered(model, state, own)
+    check_floating(state, own, source)
     missing = [k for k in _needed(own) if k not in state]
     unexpected = [k for k in state if k not in own]
     wrong = [
@@ -49,8 +56,63 @@ def load_into(model: torch.nn.Module, state: Mapping[str, torch.Tensor], source:
             f"{source} does not fit the model: " + "; ".join(p for p in problems if p),
             "is it the right MODEL, with the right --num-classes and --in-chans?",
         )
-    model.load_state_dict(dict(state), strict=False)
+    try:
+        model.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        # Its first line says only that there were errors.
+        lines = [line.strip()[:200] for line in str(error).splitlines() if line.strip()]
+        raise ModelError(f"{source} cannot be loaded: {lines[-1]}") from error
     return notes + resampled
+
+
+def check_plain(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Refuse tensors that hold something else than one real number at each place.
+
+    :raises ModelError: names the first of them.
+    """
+    import torch
+
+    for name, tensor in state.items():
+        kind, hint = "", "save the real weights that the model computes with"
+        if tensor.is_complex():
+            kind = f"holds complex numbers ({str(tensor.dtype).removeprefix('torch.')})"
+        elif tensor.is_meta:
+            kind, hint = "holds no numbers", "load the weights before they are saved"
+        elif getattr(tensor, "is_quantized", False):
+            kind, hint = "is quantized", QUANTIZED_HINT
+        elif tensor.layout != torch.strided or tensor.is_nested:
+            kind, hint = "is a sparse tensor", "save it with to_dense()"
+        if kind:
+            raise ModelError(f"{source}: {_ascii(name)} {kind}", hint)
+
+
+def check_folder(model: torch.nn.Module, folder: Path) -> None:
+    """The same of the weights of a folder, which timm has loaded and cast to real numbers.
+
+    :raises ModelError: names the first that such a cast does not do justice to.
+    """
+    from timm.models._hub import load_state_dict_from_path
+
+    state = load_state_dict_from_path(folder)
+    check_plain(state, str(folder))
+    check_floating(state, model.state_dict(), str(folder))
+
+
+def check_floating(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], source: str
+) -> None:
+    """Refuse whole numbers in the place of weights: their scales would be missing.
+
+    :raises ModelError: names the first of them.
+    """
+    for name, tensor in state.items():
+        real = name not in own or not own[name].is_floating_point() or tensor.is_floating_point()
+        if not real:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{source}: {_ascii(name)} holds {kind}, and the model computes with real numbers",
+                QUANTIZED_HINT,
+            )
 
 
 def _without_prefix(

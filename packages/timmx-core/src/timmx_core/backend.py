@@ -299,6 +299,16 @@ class Backend(ABC):
     def check_run(self) -> None:  # noqa: B027
         """Raise CannotRunHere where this machine lacks the runtime or device; cheap, for doctor."""
 
+    def check_run_options(self, options: Mapping[str, Any]) -> None:  # noqa: B027
+        """Raise for a value that no machine has, in exports and in `timmx verify` alike.
+
+        What exists and is not here is `open`'s to tell, with CannotRunHere. Heavy only for values
+        that differ from the defaults.
+
+        :param options: this format's options of phase "run", defaults filled in.
+        :raises RequestError: a device or provider of such a name does not exist.
+        """
+
     def preload(self) -> None:  # noqa: B027
         """Import the runtime (heavy). Called in the worker while the model is still converted."""
 

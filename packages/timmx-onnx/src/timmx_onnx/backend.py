@@ -80,7 +80,6 @@ class OnnxBackend(Backend):
                 raise MissingDependency(f"{module} is not installed", "pip install timmx-onnx")
         if request is not None:
             check_opset(request.options["opset"])
-            check_names(request.options["provider"])
 
     def export(self, model: LoadedModel, request: ExportRequest, context: Context) -> Artifact:
         """See `Backend.export`."""
@@ -92,6 +91,10 @@ class OnnxBackend(Backend):
         """See `Backend.check_run`."""
         if importlib.util.find_spec("onnxruntime") is None:
             raise CannotRunHere("onnxruntime is not installed", "pip install onnxruntime")
+
+    def check_run_options(self, options: Mapping[str, Any]) -> None:
+        """See `Backend.check_run_options`."""
+        check_names(options["provider"])
 
     def preload(self) -> None:
         """Import onnxruntime."""

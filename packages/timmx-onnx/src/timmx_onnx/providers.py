@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Sequence
 
 from timmx_core.errors import RequestError
@@ -16,9 +17,11 @@ CPU = "CPUExecutionProvider"
 def check_names(names: Sequence[str]) -> None:
     """Whether onnxruntime knows them, be they here or not.
 
+    Without it nothing is known of them, and nothing can be run either.
+
     :raises RequestError: a name that no build of it has.
     """
-    if all(name == CPU for name in names):
+    if all(name == CPU for name in names) or importlib.util.find_spec("onnxruntime") is None:
         return
     from timmx_onnx.runner import import_onnxruntime
 

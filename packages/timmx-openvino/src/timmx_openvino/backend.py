@@ -20,6 +20,7 @@ from timmx_core.backend import (
 )
 from timmx_core.errors import CannotRunHere, MissingDependency
 from timmx_openvino import ir
+from timmx_openvino.devices import check_device
 
 INT8 = "int8"
 
@@ -87,6 +88,10 @@ class OpenVinoBackend(Backend):
         """See `Backend.check_run`."""
         if importlib.util.find_spec("openvino") is None:
             raise CannotRunHere("openvino is not installed", "pip install timmx-openvino")
+
+    def check_run_options(self, options: Mapping[str, Any]) -> None:
+        """See `Backend.check_run_options`."""
+        check_device(options["ov_device"])
 
     def preload(self) -> None:
         """Import OpenVINO."""

@@ -18,7 +18,7 @@ from timmx_core.backend import (
     Precision,
     Runner,
 )
-from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency
+from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, RequestError
 from timmx_torch import archive
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class _TorchBackend(Backend):
         """See `Backend.check_export`."""
         if importlib.util.find_spec("torch") is None:
             raise MissingDependency("torch is not installed", "pip install timmx-torch")
+
+    def check_run_options(self, options: Mapping[str, Any]) -> None:
+        """See `Backend.check_run_options`."""
+        check_device_name(options["run_device"])
 
     def check_run(self) -> None:
         """See `Backend.check_run`."""
@@ -222,6 +226,25 @@ class TorchScriptBackend(_TorchBackend):
     def snippet(self, manifest: Mapping[str, Any]) -> str:
         """See `Backend.snippet`."""
         return _snippet("torch.jit.load(path)")
+
+
+def check_device_name(name: str) -> None:
+    """Whether torch knows such a device, be it here or not.
+
+    :raises RequestError: it does not, or one that holds no numbers.
+    """
+    if name == "cpu" or importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    try:
+        known = torch.device(name).type != "meta"
+    except RuntimeError:
+        known = False
+    if not known:
+        raise RequestError(
+            f"torch can run nothing on a device {name!r}", "there are cpu, cuda, cuda:1, mps, xpu"
+        )
 
 
 def counted(names: list[str]) -> dict[str, int]:

@@ -92,6 +92,8 @@ def make_request(
     precision = _lowered(backend, precision, values["floor"])
     _check_calibration(backend, precision, values, given)
     _check_precisions(backend, precision, given)
+    running = {option.name for option in backend.options if option.phase == "run"}
+    backend.check_run_options({name: values[name] for name in running})
     return ExportRequest(
         model=model,
         format=backend.name,
@@ -105,14 +107,16 @@ def make_request(
 def run_options(backend: Backend, given: Mapping[str, Any]) -> dict[str, Any]:
     """The format's options of phase "run", defaults filled in.
 
-    :raises RequestError: for one that the format does not have.
+    :raises RequestError: for one that the format does not have, or a value that exists nowhere.
     """
     known = {option.name: option for option in backend.options if option.phase == "run"}
     for name in given:
         if name not in known:
             raise RequestError(f"{backend.name} has no option {flag(name)}")
     values = {name: option.default for name, option in known.items()}
-    return values | {name: coerce(known[name], value) for name, value in given.items()}
+    values |= {name: coerce(known[name], value) for name, value in given.items()}
+    backend.check_run_options(values)
+    return values
 
 
 def flag(name: str) -> str:

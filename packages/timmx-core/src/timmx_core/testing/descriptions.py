@@ -168,6 +168,21 @@ class DescriptionTests(Case):
             lab.backend.check_export(request)
         assert len(caught.value.message.split()) >= 3, "say what is not supported, and why"
 
+    def test_a_way_to_run_that_exists_nowhere_is_refused(self, lab: Lab) -> None:
+        """A mistyped device makes a `RequestError` in exports and in `timmx verify` alike.
+
+        Were it left to `open`, the file would be called not verifiable here, which is no failure.
+        """
+        lab.require_runtime()
+        backend = lab.backend
+        for option in backend.options:
+            if option.phase == "run" and option.type == "str":
+                given = {option.name: "no-such-word"}
+                with pytest.raises(RequestError):
+                    option_data.run_options(backend, given)
+                with pytest.raises(RequestError):
+                    option_data.make_request(backend, "resnet18", {**lab.given, **given})
+
     def test_what_this_machine_lacks_is_named(self, lab: Lab) -> None:
         """`check_export(None)` and `check_run()` pass, or raise their own error with a message."""
         try:

@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from timmx_core.models.outputs import tensors_of
 from timmx_core.random_weights.conditioning import LEAST_DB, rounded_db
 from timmx_core.random_weights.informative import make_informative
-from timmx_core.verification.measure import distance_db
+from timmx_core.toolkit.comparison import distance_db
 
 IMAGES = 4
 

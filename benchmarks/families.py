@@ -35,7 +35,7 @@ SAMPLES = 16  # to calibrate with
 @contextlib.contextmanager
 def shared_conversion() -> Iterator[None]:
     """Capture and convert a model once for all precisions; what is kept is never changed."""
-    from timmx_core.models.capture import Capturer
+    from timmx_core.toolkit.capture import Capturer
     from timmx_onnx import converter
 
     capture, convert = Capturer.__call__, converter.convert

@@ -36,6 +36,7 @@ class Page:
     title: str
     about: str
     sources: tuple[tuple[str, tuple[str, ...]], ...]
+    imports: bool = False  # say of each name where it is imported from
 
 
 PAGES = {
@@ -78,6 +79,24 @@ PAGES = {
             ("testing/distributions", ("plugin_source", "fake_dist")),
             ("testing/models", ("tiny_cnn", "tiny_vit", "two_outputs")),
         ),
+    ),
+    "toolkit": Page(
+        "Toolkit",
+        "What formats share. "
+        "`toolkit.model` also offers `pixels_to_input`, `tensors_of`, `unique_labels` and the "
+        "probes' `Recipe` and `make`; `toolkit.comparison` `run_probes`; `toolkit.pytorch` "
+        "`InputContract` and `full_precision`; `toolkit.places` `cache_dir`, `output_error` and "
+        "`read_record`.",
+        (
+            ("toolkit/batches", ()),
+            ("toolkit/capture", ()),
+            ("toolkit/comparison", ()),
+            ("toolkit/content", ()),
+            ("toolkit/fx_nodes", ()),
+            ("toolkit/precision_search", ()),
+            ("toolkit/threads", ()),
+        ),
+        imports=True,
     ),
 }
 
@@ -187,13 +206,19 @@ def class_section(node: ast.ClassDef, source: Source, findings: Findings) -> Ite
         yield from rows
         yield ""
     for method in node.body:
-        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+        if isinstance(method, ast.FunctionDef) and _is_shown(method):
             if method.name == "pytest_generate_tests":
                 continue
             yield f"### {node.name}.{method.name}\n\n`{signature(method)}`\n"
             yield from described(
                 method, f"{place}.{method.name}", findings, strict=False, since=version
             )
+
+
+def _is_shown(method: ast.FunctionDef) -> bool:
+    """A public method, or a special one that says what it takes."""
+    special = method.name in ("__init__", "__call__", "__exit__")
+    return not method.name.startswith("_") or (special and ast.get_docstring(method) is not None)
 
 
 def _attributes(node: ast.ClassDef, source: Source, findings: Findings) -> Iterator[str]:
@@ -228,6 +253,8 @@ def page(name: str, findings: Findings, sources: dict[str, str]) -> str:
     lines = [f"# {wanted.title}\n", f"{wanted.about}\n", f"{MADE}\n"]
     for module, names in wanted.sources:
         source = Source(module, sources[module])
+        if wanted.imports:
+            lines.append(f"## timmx_core.{source.name}\n")
         for node in source.tree.body:
             if not isinstance(node, ast.FunctionDef | ast.ClassDef):
                 continue

@@ -21,9 +21,9 @@ from timmx_core.backend import Artifact, Backend, Context, ExportRequest, Loaded
 from timmx_core.errors import TimmxError, VerificationError
 from timmx_core.files.publishing import member_digests, record_path
 from timmx_core.hookspecs import API_VERSION, hookimpl
-from timmx_core.models.capture import Capturer
 from timmx_core.plugins.manager import PluginManager
 from timmx_core.results import Verdict
+from timmx_core.toolkit.capture import Capturer
 
 Model = str | torch.nn.Module
 Inject = Callable[[LoadedModel], torch.nn.Module]

@@ -35,6 +35,10 @@ class TimmxError(Exception):
     exit_code = EXIT_BUG
 
     def __init__(self, message: str, hint: str = "") -> None:
+        """What happened, and what to do next.
+
+        :param message: in lower case, without a full stop; `hint` likewise.
+        """
         super().__init__(message)
         self.message = message
         self.hint = hint

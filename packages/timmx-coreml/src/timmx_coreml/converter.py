@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Context, Dimension, LoadedModel, TensorSpec
 from timmx_core.errors import ExportError, TimmxError
-from timmx_core.models.labels import unique_labels
+from timmx_core.toolkit.model import unique_labels
 from timmx_coreml.request import Sizes
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from timmx_core.backend import (
     TensorSpec,
 )
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
-from timmx_core.models.inputs import least_batch
+from timmx_core.toolkit.batches import least_batch
+from timmx_core.toolkit.comparison import run_probes
 from timmx_core.toolkit.precision_search import MARGIN_DB, settle
-from timmx_core.verification.worker import run_probes
 from timmx_coreml import compression, precision, storage
 from timmx_coreml.converter import (
     OPEN_BATCH,

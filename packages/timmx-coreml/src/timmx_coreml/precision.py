@@ -70,8 +70,7 @@ def compute_precision(precision: str, kept: frozenset[str]) -> Any:
 
 def sample(spec: TensorSpec) -> np.ndarray:
     """Three of the images that a file is verified with, as the module takes them."""
-    from timmx_core.models.inputs import pixels_to_input
-    from timmx_core.verification.probes import Recipe, make
+    from timmx_core.toolkit.model import Recipe, make, pixels_to_input
 
     shape = [d if isinstance(d, int) else d[1] for d in spec.shape]
     height, width, channels = shape[1:] if spec.layout == "NHWC" else (*shape[2:], shape[1])
@@ -82,7 +81,7 @@ def reference(module: torch.nn.Module, images: np.ndarray) -> list[np.ndarray]:
     """What the module gives for each image, one at a time."""
     import torch
 
-    from timmx_core.models.outputs import tensors_of
+    from timmx_core.toolkit.model import tensors_of
 
     with torch.no_grad():
         rows = [

@@ -11,7 +11,7 @@ import numpy as np
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, CannotRunHere
-from timmx_core.models.labels import unique_labels
+from timmx_core.toolkit.model import unique_labels
 from timmx_coreml.metadata import KEY
 from timmx_coreml.mil.package import Description, Package
 

@@ -18,8 +18,9 @@ from timmx_core.backend import (
     TensorSpec,
 )
 from timmx_core.errors import ExportError
-from timmx_core.models.capture import Capturer
-from timmx_core.models.inputs import bounded, in_batches
+from timmx_core.toolkit.batches import bounded, in_batches
+from timmx_core.toolkit.capture import Capturer
+from timmx_core.toolkit.comparison import FLOAT_FLOOR_DB
 from timmx_executorch import quantization
 from timmx_executorch.delegates import DEFAULT, DELEGATES, Delegate, parse
 from timmx_executorch.lowering import Lowered, lower
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from timmx_executorch.quantization import Quantized
 
 MOST_BATCH = 16  # where no largest batch was asked for: memory is planned for one
-FLOAT_FLOOR_DB = 80.0
 INTEGERS = ("int8", "dynamic-int8")
 
 

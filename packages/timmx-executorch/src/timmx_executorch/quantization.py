@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from timmx_core.verification.measure import distance_db
+from timmx_core.toolkit.comparison import distance_db, layers_are_nearer
 
-# By how much a program must come nearer for what stands between its layers to be left in float.
-WORTH_DB = 1.0
 TRIED = 16  # calibration images on which that is found out
 
 
@@ -57,7 +55,7 @@ def nearer(whole: Quantized, layers: Quantized) -> Quantized:
     """The one in integers throughout, unless the other comes much nearer."""
     assert whole.snr_db is not None
     assert layers.snr_db is not None
-    return layers if layers.snr_db > whole.snr_db + WORTH_DB else whole
+    return layers if layers_are_nearer(whole.snr_db, layers.snr_db) else whole
 
 
 def quantize_dynamic(

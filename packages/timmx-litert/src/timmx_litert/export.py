@@ -18,11 +18,11 @@ from timmx_core.backend import (
     TensorSpec,
 )
 from timmx_core.errors import ExportError
-from timmx_core.models.capture import Capturer
-from timmx_core.models.inputs import least_batch
+from timmx_core.toolkit.batches import least_batch
+from timmx_core.toolkit.capture import Capturer
+from timmx_core.toolkit.comparison import FLOAT_FLOOR_DB, distance_db, layers_are_nearer
 from timmx_core.toolkit.precision_search import MARGIN_DB
 from timmx_core.toolkit.threads import usable_threads
-from timmx_core.verification.measure import distance_db
 from timmx_litert import (
     batching,
     container,
@@ -36,9 +36,6 @@ from timmx_litert.graph import Graph
 from timmx_litert.request import check_samples
 from timmx_litert.runner import LiteRTRunner
 
-FLOAT_FLOOR_DB = 80.0
-# By how much a file must come nearer for what stands between its layers to be left in float.
-WORTH_DB = 1.0
 TRIED = 16  # calibration images on which that is found out
 LARGEST = (1 << 31) - (64 << 20)  # bytes of a flatbuffer, less what is added later
 
@@ -221,7 +218,7 @@ class _Export:
         if not rated:
             raise ExportError("LiteRT's quantizer cannot quantize the model")
         first_db, last_db = rated[0][0], rated[-1][0]
-        snr_db, made, operations = rated[-1] if last_db > first_db + WORTH_DB else rated[0]
+        snr_db, made, operations = rated[-1] if layers_are_nearer(first_db, last_db) else rated[0]
         notes = []
         if operations != quantization.EVERYTHING:
             notes.append(

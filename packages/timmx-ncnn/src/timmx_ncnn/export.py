@@ -16,9 +16,9 @@ from typing import Any
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError, first_line
+from timmx_core.toolkit.comparison import FLOAT_FLOOR_DB
 from timmx_ncnn.param import BadParam, Network, read_network
 
-FLOAT_FLOOR_DB = 80.0
 # Why pnnx left an operator alone, among its lines.
 WHY = re.compile(
     r"^\s*([\w.]+(?: \w+)* (?:unsupported|not supported) .*|.*has unsupported .*)$", re.MULTILINE

@@ -15,17 +15,13 @@ import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError
-from timmx_core.models.inputs import in_batches, least_batch
+from timmx_core.toolkit.batches import in_batches, least_batch
+from timmx_core.toolkit.comparison import FLOAT_FLOOR_DB, distance_db, layers_are_nearer, run_probes
 from timmx_core.toolkit.precision_search import MARGIN_DB
-from timmx_core.verification.measure import distance_db
-from timmx_core.verification.worker import run_probes
 from timmx_onnx import converter, half, metadata, normalization, optimization, quantization, storage
 from timmx_onnx.providers import CPU, EXACT_PRODUCTS
 from timmx_onnx.runner import OnnxRunner
 
-FLOAT_FLOOR_DB = 80.0
-# By how much a file must come nearer for what stands between its layers to be left in float.
-WORTH_DB = 1.0
 TRIED = 16  # calibration images on which that is found out
 
 
@@ -188,10 +184,10 @@ class _Export:
             rated.append((distance_db(want, self._answers(path, images)), operators, model))
             self._discard(path)
         (whole_db, *_), (layers_db, *_) = rated
-        snr_db, operators, model = rated[layers_db > whole_db + WORTH_DB]
+        snr_db, operators, model = rated[layers_are_nearer(whole_db, layers_db)]
         kinds = sorted(set(operators) & {node.op_type for node in model.graph})
         notes = []
-        if "Add" not in operators and layers_db > whole_db + WORTH_DB:
+        if "Add" not in operators and layers_are_nearer(whole_db, layers_db):
             notes.append(
                 f"only layers are in int8: {layers_db:.1f} dB on the calibration images, instead "
                 f"of {whole_db:.1f} with what stands between them"

@@ -16,6 +16,7 @@ from timmx_core.backend import (
     LoadedModel,
 )
 from timmx_core.errors import ExportError
+from timmx_core.toolkit.comparison import FLOAT_FLOOR_DB
 from timmx_core.toolkit.fx_nodes import module_of
 from timmx_openvino.preprocessing import add_preprocessing
 from timmx_openvino.runtime import cause, import_openvino
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import openvino as ov
     import torch
 
-FLOAT_FLOOR_DB = 80.0
 # How the frontend names what it does not know: "No conversion rule found for operations: aten.x".
 UNKNOWN = re.compile(
     r"(?:No conversion rule found for operations?|Unsupported operations?):? *(.+)"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Context, LoadedModel
 from timmx_core.errors import ExportError
-from timmx_core.models.inputs import least_batch
+from timmx_core.toolkit.batches import least_batch
 from timmx_openvino.runtime import import_openvino
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from timmx_core.backend import ExportRequest, Option
 from timmx_core.errors import ArtifactError, ExportError, MissingDependency, RequestError
-from timmx_core.process.paths import cache_dir
+from timmx_core.toolkit.places import cache_dir
 from timmx_tensorrt import gpu
 from timmx_tensorrt.engines import COMMON_OPTIONS, EngineBackend
 from timmx_tensorrt.library import CLASSIC

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from timmx_core.errors import ExportError
-from timmx_core.files.staging import output_error
+from timmx_core.toolkit.places import output_error
 from timmx_tensorrt.library import Library
 from timmx_tensorrt.settings import Settings
 

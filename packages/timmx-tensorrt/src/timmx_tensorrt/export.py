@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Artifact, Context, ExportRequest, TensorSpec
 from timmx_core.errors import ExportError
-from timmx_core.models.inputs import bounded
+from timmx_core.toolkit.batches import bounded
 from timmx_tensorrt.builder import Built, Shapes, build
 from timmx_tensorrt.source import Source, make_source
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, CannotRunHere
-from timmx_core.files.publishing import read_record
+from timmx_core.toolkit.places import read_record
 from timmx_tensorrt.builder import Log
 from timmx_tensorrt.library import Library
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, TensorSpec
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError
-from timmx_core.models.inputs import least_batch
-from timmx_core.verification.worker import run_probes
+from timmx_core.toolkit.batches import least_batch
+from timmx_core.toolkit.comparison import FLOAT_FLOOR_DB, run_probes
 from timmx_onnx import fp16, half, quantization, storage
 from timmx_onnx.constants import array_of
 from timmx_onnx.export import check_file, scratch
@@ -23,7 +23,6 @@ from timmx_tensorrt import pixels, qdq
 from timmx_tensorrt.reference import OnnxReference
 
 GIVEN = "ONNX given to the builder"
-FLOAT_FLOOR_DB = 80.0
 EXTERNAL = "auto"
 # TensorRT 10.0 reads up to opset 20, 10.15 up to 24 (`docs/operators.md` of its parser). Layers of
 # bfloat16 are in ONNX from 22 on.

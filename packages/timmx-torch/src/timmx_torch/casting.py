@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from timmx_core.models.wrapper import InputContract
+from timmx_core.toolkit.pytorch import InputContract
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -12,7 +12,7 @@ import torch
 
 from timmx_core.backend import Runner
 from timmx_core.errors import ArtifactError, CannotRunHere
-from timmx_core.process.torch_state import full_precision
+from timmx_core.toolkit.pytorch import full_precision
 from timmx_torch import screening
 from timmx_torch.archive import PORTS, BadArchive, opened
 from timmx_torch.quantization import register_operators

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import TensorSpec
 from timmx_core.errors import ModelError, RequestError, first_line
-from timmx_core.models.inputs import in_batches, pixels_to_input
+from timmx_core.models.inputs import pixels_to_input
+from timmx_core.toolkit.batches import in_batches
 from timmx_core.verification import probes
 
 if TYPE_CHECKING:

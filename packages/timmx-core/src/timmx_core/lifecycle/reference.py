@@ -16,11 +16,11 @@ from timmx_core.backend import Backend, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError, ModelError, RequestError, TimmxError, first_line
 from timmx_core.models import build as models
 from timmx_core.models import inputs
-from timmx_core.models.capture import Capturer, example_batch
 from timmx_core.models.outputs import classes_index, specs, task_of
 from timmx_core.models.preprocessing import Preprocessing, settled
 from timmx_core.models.weights import sources as weights
 from timmx_core.random_weights.informative import make_informative
+from timmx_core.toolkit.capture import Capturer, example_batch
 from timmx_core.verification import probes
 from timmx_core.verification.judge import make_references
 from timmx_core.verification.measure import Reference

@@ -6,7 +6,7 @@ untouched model; the file's path hands them over in whatever form the file asks 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Batch, Dimension, TensorSpec, Transform
@@ -33,21 +33,6 @@ def asked_transforms(shared: Mapping[str, Any]) -> frozenset[Transform]:
 def batch_dimension(batch: Batch) -> Dimension:
     """N of a `TensorSpec`: an int where it is static."""
     return batch[0] if batch[0] == batch[2] else batch
-
-
-def least_batch(port: TensorSpec) -> int:
-    """The smallest batch that a port takes, which a static one has."""
-    n = port.shape[0]
-    return n if isinstance(n, int) else n[0]
-
-
-def bounded(batch: Batch, most: int) -> Batch:
-    """The same batch with an end to it, for what is planned for a largest one.
-
-    :param most: images, where the user asked for no end; not fewer than the best batch.
-    """
-    least, best, greatest = batch
-    return (least, best, max(most, best) if greatest is None else greatest)
 
 
 def input_spec(
@@ -122,11 +107,3 @@ def wrap(built: BuiltModel, transforms: frozenset[Transform]) -> torch.nn.Module
     return InputContract(
         built.module, pre.mean, pre.std, transforms, order=built.order, softmax_of=chosen
     ).eval()
-
-
-def in_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Batches of exactly `size` images; the last is filled up with images from the front."""
-    import numpy as np
-
-    for start in range(0, len(images), size):
-        yield images[np.arange(start, start + size) % len(images)]

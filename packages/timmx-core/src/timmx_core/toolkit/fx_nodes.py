@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def module_of(node: torch.fx.Node) -> str:
-    """The innermost module that a node comes from: "model.stages.0.attn (Attention)"."""
+    """The innermost module that a node comes from: "model.stages.0.attn (Attention)".
+
+    .. versionadded:: 0.1
+    """
     stack = node.meta.get("nn_module_stack") or {}
     for path, kind in reversed(stack.values()):
         name = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
@@ -23,6 +26,8 @@ def nodes_in(error: BaseException) -> Iterator[torch.fx.Node]:
     """The nodes that were being translated: converters name them in prose, their frames hold them.
 
     From the outermost frame to the innermost.
+
+    .. versionadded:: 0.1
     """
     import torch
 

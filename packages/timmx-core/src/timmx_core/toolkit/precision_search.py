@@ -20,11 +20,14 @@ MARGIN_DB = 1.0
 
 @dataclass(frozen=True)
 class Attempt(Generic[Circle, Model]):
-    """One conversion, and how near it came."""
+    """One conversion, and how near it came.
 
-    kept: Circle
-    snr_db: float
-    model: Model
+    .. versionadded:: 0.1
+    """
+
+    kept: Circle  # what stayed in full precision
+    snr_db: float  # of the model against PyTorch
+    model: Model  # as converted
 
 
 def settle(
@@ -34,6 +37,8 @@ def settle(
     floor_db: float,
 ) -> Attempt[Circle, Model]:
     """The first conversion that is good enough; else the best.
+
+    .. versionadded:: 0.1
 
     :param circles: what to keep in full precision, from the least to the most; at least one.
     :param convert: makes a model that keeps it.

@@ -8,7 +8,7 @@ scores 0 dB or less, whatever its cosine with the reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -270,22 +270,6 @@ def _agreement(want: np.ndarray, got: np.ndarray, k: int) -> float:
 def show_shape(shape: tuple[object, ...]) -> str:
     """A shape without its batch, as a person reads it: "(N, 3, 224, 224)"."""
     return "(" + ", ".join(["N", *map(str, shape)]) + ")"
-
-
-def distance_db(want: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
-    """Signal over noise between two files' answers, over the worst output."""
-    import numpy as np
-
-    worst = CAP_DB
-    for a, b in zip(want, got, strict=True):
-        wide = a.astype(np.float64)
-        # Of a single image nothing varies but over its own positions.
-        centre = wide.mean(0) if len(wide) > 1 else wide.mean()
-        noise = float(((wide - b) ** 2).mean())
-        if not math.isfinite(noise):
-            return -CAP_DB
-        worst = min(worst, decibels(float(((wide - centre) ** 2).mean()), noise))
-    return worst
 
 
 def output_text(name: str) -> str:

@@ -18,7 +18,10 @@ OPEN_BATCH = 65536
 
 
 class Capturer:
-    """Captures modules with one request's batch dimension; implements `backend.Capture`."""
+    """Captures modules with one request's batch dimension; implements `backend.Capture`.
+
+    .. versionadded:: 0.1
+    """
 
     def __init__(
         self, module: torch.nn.Module, example_inputs: tuple[torch.Tensor, ...], batch: Batch
@@ -82,7 +85,10 @@ class Capturer:
 
 
 def module_in(text: str) -> str:
-    """The innermost line of model code that a torch.export error names: "file.py:12 forward"."""
+    """The innermost line of model code that a torch.export error names: "file.py:12 forward".
+
+    .. versionadded:: 0.1
+    """
     frames = re.findall(r'File "[^"]*?([^/"]+\.py)", line (\d+), in (\w+)', text)
     model_frames = [f for f in frames if f[0] != "wrapper.py"]
     if not model_frames:
@@ -95,6 +101,8 @@ def example_batch(batch: Batch) -> int:
     """The batch size that capture runs with.
 
     torch.export treats 0 and 1 as constants, so that a dynamic batch is captured with another.
+
+    .. versionadded:: 0.1
     """
     least, opt, most = batch
     if least == most:

@@ -92,6 +92,7 @@ PAGES = {
             ("toolkit/capture", ()),
             ("toolkit/comparison", ()),
             ("toolkit/content", ()),
+            ("toolkit/frozen_values", ()),
             ("toolkit/fx_nodes", ()),
             ("toolkit/precision_search", ()),
             ("toolkit/threads", ()),

@@ -10,6 +10,7 @@ from typing import Any
 
 import fault_trials
 import pytest
+import torch
 from photo_trials import classes_of_file, classes_of_timm
 from testdata import Photograph
 
@@ -48,6 +49,22 @@ def test_the_ports_have_names(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {
         *("model.param", "model.bin", "model.param.timmx.json")
     }
+
+
+class Deciding(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = tiny_cnn()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.body(image)
+        return result if result.abs().sum() > 0 else result * 2
+
+
+def test_a_decision_that_a_trace_froze_is_told(tmp_path: Path) -> None:
+    result = exported(tmp_path, Deciding())
+    line = Deciding.forward.__code__.co_firstlineno + 2
+    assert any(f"(test_ncnn_export.py:{line} forward)" in note for note in result.notes)
 
 
 def test_fp16_stores_halves(tmp_path: Path) -> None:

@@ -129,6 +129,37 @@ class Branching(torch.nn.Module):
         return image.amax((2, 3))
 
 
+def test_a_decision_that_a_trace_froze_is_told(tmp_path: Path) -> None:
+    """With the place; shapes and constants that became Python values are the same for all."""
+    size = {"input_size": (3, 16, 16)}
+    result = exported(tmp_path, "torchscript", Deciding(), **size)
+    (note,) = (n for n in result.notes if "the trace follows one image" in n)
+    line = Deciding.forward.__code__.co_firstlineno + 7
+    assert f"(test_torch_export.py:{line} forward)" in note
+    assert "--method script" in note
+    scripted = exported(
+        tmp_path, "torchscript", Branching(), method="script", overwrite=True, **size
+    )
+    assert not any("the trace follows" in n for n in scripted.notes)
+
+
+class Deciding(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Asks about a shape, about a weight, and about the image."""
+        result = image.mean((2, 3))
+        if image.shape[2] == image.shape[3]:
+            result = result * 2
+        if self.scale.sum() > 0:
+            result = result * self.scale
+        if result.sum() > 1e-3:
+            return result
+        return image.amax((2, 3))
+
+
 class Unscriptable(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         total = sum(c.mean((1, 2)) for c in image.unbind(1))

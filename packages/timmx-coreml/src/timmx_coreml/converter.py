@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Context, Dimension, LoadedModel, TensorSpec
 from timmx_core.errors import ExportError, TimmxError
+from timmx_core.toolkit.frozen_values import trace_and_find
 from timmx_core.toolkit.model import unique_labels
 from timmx_coreml.request import Sizes
 
@@ -42,6 +43,7 @@ class Captured:
     program: Any
     how: str
     failure: str = ""  # why the other way was not taken
+    frozen: tuple[str, ...] = ()  # where tracing froze values of the example
 
 
 def capture(
@@ -54,22 +56,21 @@ def capture(
     :raises ExportError: neither the model nor its sizes allow it.
     """
     if how == "trace" or flexible_sizes:
-        return Captured(_trace(model, module), "trace")
+        program, places = _trace(model, module)
+        return Captured(program, "trace", frozen=places)
     return Captured(model.capture(module, decompositions={}), "export")
 
 
-def _trace(model: LoadedModel, module: torch.nn.Module) -> Any:
-    import warnings
-
+def _trace(model: LoadedModel, module: torch.nn.Module) -> tuple[Any, tuple[str, ...]]:
     import torch
 
+    jit: Any = torch.jit
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # That Python numbers become constants is what a fixed size is about; where sizes are
-            # open, the file is run at them.
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            return torch.jit.trace(  # type: ignore[no-untyped-call]
-                module, model.example_inputs, check_trace=False
+        with torch.no_grad():
+            # That numbers of shapes become constants is what a fixed size is about; where sizes
+            # are open, the file is run at them.
+            return trace_and_find(
+                lambda: jit.trace(module, model.example_inputs, check_trace=False)
             )
     except Exception as error:
         raise ExportError(f"torch.jit.trace cannot capture the model: {_first(error)}") from error

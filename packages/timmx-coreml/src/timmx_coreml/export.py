@@ -19,6 +19,7 @@ from timmx_core.backend import (
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, RequestError
 from timmx_core.toolkit.batches import least_batch
 from timmx_core.toolkit.comparison import run_probes
+from timmx_core.toolkit.frozen_values import frozen_note
 from timmx_core.toolkit.precision_search import MARGIN_DB, settle
 from timmx_coreml import compression, precision, storage
 from timmx_coreml.converter import (
@@ -129,6 +130,7 @@ class _Export:
             if failures:
                 made.captured.failure = failures[0].message
                 self.notes.append(f"captured by {made.captured.how}: {failures[0].message}")
+            self.notes += frozen_note(made.captured.frozen, "write it with torch.where")
             return made
         raise failures[0]
 

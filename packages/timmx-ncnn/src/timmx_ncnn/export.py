@@ -17,8 +17,10 @@ from typing import Any
 from timmx_core.backend import Artifact, Comparison, Context, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError, first_line
 from timmx_core.toolkit.comparison import FLOAT_FLOOR_DB
+from timmx_core.toolkit.frozen_values import frozen_note, trace_and_find
 from timmx_ncnn.param import BadParam, Network, read_network
 
+REMEDY = "write it with torch.where"
 # Why pnnx left an operator alone, among its lines.
 WHY = re.compile(
     r"^\s*([\w.]+(?: \w+)* (?:unsupported|not supported) .*|.*has unsupported .*)$", re.MULTILINE
@@ -32,7 +34,7 @@ def export(model: LoadedModel, request: ExportRequest, context: Context) -> Arti
     """
     half = request.precision.name == "fp16"
     with context.stage("trace"):
-        script = trace(model)
+        script, places = trace(model)
     with context.stage("convert to ncnn"):
         network = convert(script, model, context.primary, half=half)
     comparisons = []
@@ -49,12 +51,13 @@ def export(model: LoadedModel, request: ExportRequest, context: Context) -> Arti
         model.outputs,
         companions=(context.primary.with_suffix(".bin"),),
         comparisons=tuple(comparisons),
+        notes=tuple(frozen_note(places, REMEDY)),
         report={"layers": len(network.layers), "kinds": dict(sorted(kinds.items()))},
     )
 
 
-def trace(model: LoadedModel) -> bytes:
-    """The model as TorchScript, which is what pnnx reads.
+def trace(model: LoadedModel) -> tuple[bytes, tuple[str, ...]]:
+    """The model as TorchScript, which is what pnnx reads, and where values were frozen in it.
 
     :raises ExportError: it cannot be traced.
     """
@@ -64,13 +67,15 @@ def trace(model: LoadedModel) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            script = jit.trace(model.module, model.example_inputs, check_trace=False)
+            script, places = trace_and_find(
+                lambda: jit.trace(model.module, model.example_inputs, check_trace=False)
+            )
         except Exception as error:  # whatever the model's own code raises
             reason = first_line(error, 300)
             raise ExportError(f"torch cannot trace the model: {reason}") from error
         buffer = io.BytesIO()
         jit.save(script, buffer)
-    return buffer.getvalue()
+    return buffer.getvalue(), places
 
 
 def convert(script: bytes, model: LoadedModel, target: Path, *, half: bool) -> Network:

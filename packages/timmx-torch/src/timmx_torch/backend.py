@@ -19,6 +19,7 @@ from timmx_core.backend import (
     Runner,
 )
 from timmx_core.errors import ArtifactError, CannotRunHere, MissingDependency, RequestError
+from timmx_core.toolkit.frozen_values import frozen_note
 from timmx_torch import archive
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class TorchScriptBackend(_TorchBackend):
 
         method, freeze = request.options["method"], request.options["freeze"]
         with context.stage("trace" if method == "trace" else "script"):
-            script = tracing.to_script(model.module, model.example_inputs, method, freeze)
+            script, places = tracing.to_script(model.module, model.example_inputs, method, freeze)
         with context.stage("save"):
             ports = saving.ports([i.name for i in model.inputs], [o.name for o in model.outputs])
             saving.save_script(script, context.primary, ports)
@@ -208,6 +209,7 @@ class TorchScriptBackend(_TorchBackend):
             primary=context.primary,
             inputs=model.inputs,
             outputs=model.outputs,
+            notes=tuple(frozen_note(places, "--method script keeps such decisions")),
             report={"method": method, "frozen": freeze, "operators": counted(nodes)},
         )
 

@@ -10,22 +10,28 @@ from typing import Any
 import torch
 
 from timmx_core.errors import ExportError
+from timmx_core.toolkit.frozen_values import trace_and_find
 
 
 def to_script(
     module: torch.nn.Module, example: tuple[torch.Tensor, ...], method: str, freeze: bool
-) -> torch.jit.ScriptModule:
+) -> tuple[torch.jit.ScriptModule, tuple[str, ...]]:
     """Trace or script `module`.
 
     :param freeze: weights become constants of the graph, and what depends on them is folded.
+    :return: the script, and the places where tracing froze values of the example.
     :raises ExportError: names the place in the model's code.
     """
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing says so of every shape that it fixes
-            script = _trace(module, example) if method == "trace" else torch.jit.script(module)
+            places: tuple[str, ...] = ()
+            if method == "trace":
+                script, places = trace_and_find(lambda: _trace(module, example))
+            else:
+                script = torch.jit.script(module)
             frozen: torch.jit.ScriptModule = torch.jit.freeze(script.eval()) if freeze else script
-            return frozen
+            return frozen, places
     except (MemoryError, OSError):
         raise
     except Exception as error:  # TorchScript raises whatever the model's code raises
@@ -34,7 +40,8 @@ def to_script(
 
 def _trace(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
     trace: Callable[..., Any] = torch.jit.trace
-    # Whether the trace holds for other inputs is what verification finds out.
+    # Whether the trace holds for other inputs is what verification finds out, as far as they
+    # go other ways; where it may not hold is told.
     return trace(module, example, strict=False, check_trace=False)
 
 

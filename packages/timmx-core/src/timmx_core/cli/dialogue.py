@@ -10,7 +10,7 @@ import click
 
 from timmx_core.cli.settings import Settings
 from timmx_core.cli.stages import reporting
-from timmx_core.cli.terminal import Terminal
+from timmx_core.cli.terminal import Terminal, harmless
 from timmx_core.errors import RequestError
 from timmx_core.progress import Reporter
 
@@ -25,7 +25,7 @@ class TerminalDialogue:
 
     def show(self, text: str) -> None:
         """See `Dialogue.show`."""
-        self._terminal.line(text)
+        self._terminal.lines(text)
 
     def confirm(self, question: str) -> bool:
         """See `Dialogue.confirm`.
@@ -39,7 +39,7 @@ class TerminalDialogue:
                 "nothing was changed: there is no terminal to ask at", "--yes does it without"
             )
         try:
-            return click.confirm(question, default=False, err=True)
+            return click.confirm(harmless(question), default=False, err=True)
         except click.Abort:
             raise KeyboardInterrupt from None
 

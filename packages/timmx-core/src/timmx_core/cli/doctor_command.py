@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from timmx_core.cli.settings import json_option, print_json, print_result
+from timmx_core.cli.settings import json_option, print_json, print_lines
 from timmx_core.cli.terminal import columns
 
 HEADER = ("FORMAT", "FROM", "IMPORTABLE", "EXPORTS HERE", "RUNS HERE")
@@ -27,7 +27,7 @@ def doctor_command(as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        print_result("\n".join(_lines(report)))
+        print_lines(_lines(report))
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

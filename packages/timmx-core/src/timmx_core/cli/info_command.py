@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from timmx_core.cli.completion import complete_models
-from timmx_core.cli.settings import json_option, print_json, print_result
+from timmx_core.cli.settings import json_option, print_json, print_lines
 from timmx_core.cli.summary import vector
 
 MOST_TAGS = 8
@@ -26,7 +26,7 @@ def info_command(model: str, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        print_result("\n".join(_lines(facts)))
+        print_lines(_lines(facts))
 
 
 def _formats(model: str) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from timmx_core.cli.settings import json_option, print_json, print_result, settings_of
+from timmx_core.cli.settings import json_option, print_json, print_lines, print_result, settings_of
 
 if TYPE_CHECKING:
     from timmx_core.results import Inspection
@@ -33,7 +33,7 @@ def inspect_command(ctx: click.Context, /, file: str, snippet: str | None, as_js
     if as_json:
         print_json(_to_json(inspection) | ({"snippet": source} if source is not None else {}))
     elif source is None:
-        print_result("\n".join(_lines(inspection)))
+        print_lines(_lines(inspection))
     else:
         for problem in inspection.problems:
             settings_of(ctx).terminal.note(problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from timmx_core.cli.settings import json_option, print_json, print_result
+from timmx_core.cli.settings import json_option, print_json, print_lines
 from timmx_core.errors import ModelError
 
 
@@ -29,4 +29,4 @@ def list_command(pattern: str, pretrained: bool, as_json: bool) -> None:
     if as_json:
         print_json({"models": found})
     else:
-        print_result("\n".join(found))
+        print_lines(found)

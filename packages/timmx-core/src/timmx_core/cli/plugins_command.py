@@ -11,8 +11,8 @@ import click
 from timmx_core.cli.settings import (
     json_option,
     print_json,
+    print_lines,
     print_path,
-    print_result,
     settings_of,
     verbose_option,
 )
@@ -139,9 +139,9 @@ def list_plugins(as_json: bool) -> None:
     if as_json:
         print_json({"plugins": [asdict(row) for row in rows]})
     elif not rows:
-        print_result("no plugin is installed: timmx plugins install <format>")
+        print_lines(["no plugin is installed: timmx plugins install <format>"])
     else:
-        print_result("\n".join(_lines(rows)))
+        print_lines(_lines(rows))
 
 
 @plugins_group.command("new")

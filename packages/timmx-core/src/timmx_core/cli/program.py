@@ -201,8 +201,7 @@ def _report(error: Exception, settings: Settings) -> int:
     measured = isinstance(error, VerificationError) and error.verdict and error.verdict.worst
     # Figures say more than what a converter printed that did its work.
     if error.log_tail and not settings.verbose and not measured:
-        for line in error.log_tail.splitlines():
-            terminal.line(f"  | {line}")
+        terminal.lines(error.log_tail, "  | ")
     further: dict[str, Any] = {}
     if isinstance(error, VerificationError) and error.verdict is not None:
         from timmx_core.cli.summary import verdict_lines
@@ -211,7 +210,7 @@ def _report(error: Exception, settings: Settings) -> int:
             terminal.line(line)
         further = {"verdict": error.verdict.to_json()}
     if error.exit_code == EXIT_BUG:  # of another environment, which has written the log
-        terminal.labelled("error", f"{BUG}: {error.message}", "red")
+        terminal.error_text(f"{BUG}: {error.message}")
         terminal.labelled("hint", error.hint, "cyan")
     else:
         terminal.error(error)
@@ -220,7 +219,7 @@ def _report(error: Exception, settings: Settings) -> int:
     if settings.verbose and not isinstance(error, RequestError | PluginError):
         from traceback import format_exception
 
-        terminal.line("".join(format_exception(error)).rstrip())
+        terminal.lines("".join(format_exception(error)).rstrip())
     if settings.json:
         name, code = type(error).__name__, error.exit_code
         _print_error(name, error.message, error.hint, code, further)
@@ -253,8 +252,8 @@ def _report_bug(error: Exception, settings: Settings) -> int:
     if settings.verbose:
         from traceback import format_exception
 
-        terminal.line("".join(format_exception(error)).rstrip())
-    terminal.labelled("error", f"{BUG}: {message}", "red")
+        terminal.lines("".join(format_exception(error)).rstrip())
+    terminal.error_text(f"{BUG}: {message}")
     hint = f"please report it with {log}" if log else "please report it with the output of -v"
     if settings.answer is not None:
         return _answer_error(TimmxError(message, hint), settings.answer)

@@ -22,7 +22,7 @@ from timmx_core.cli.settings import (
     settings_of,
     verbose_option,
 )
-from timmx_core.cli.terminal import columns
+from timmx_core.cli.terminal import columns, harmless
 from timmx_core.errors import RequestError, TimmxError
 from timmx_core.isolation.run_all import MEMORY, Job, exit_code, export_all
 from timmx_core.plugins.manager import PluginManager, get_manager
@@ -133,9 +133,9 @@ def _show(jobs: Sequence[Job], settings: Settings, as_json: bool) -> None:
         for note in dict.fromkeys(job.notes):
             terminal.note(f"{job.format}: {note}")
         if isinstance(job.outcome, TimmxError):
-            for line in job.outcome.log_tail.splitlines():
-                terminal.line(f"  | {line}")
-            terminal.labelled("error", f"{job.format}: {job.outcome.message}", "red")
+            if job.outcome.log_tail:
+                terminal.lines(job.outcome.log_tail, "  | ")
+            terminal.error_text(f"{job.format}: {job.outcome.message}")
             if job.outcome.hint:
                 terminal.labelled("hint", job.outcome.hint, "cyan")
     if as_json:
@@ -202,7 +202,7 @@ class _LiveTable:
             table.add_column(heading, no_wrap=True)
         for job in jobs:
             colour = "red" if job.state == "failed" else "cyan" if job.ended is None else "green"
-            cells = _cells(job)[:3]
+            cells = tuple(map(harmless, _cells(job)[:3]))
             table.add_row(Text(cells[0]), Text(cells[1], style=colour), Text(cells[2]))
         return table
 

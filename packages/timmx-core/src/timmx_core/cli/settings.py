@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from timmx_core.cli.terminal import UNSAFE, Terminal, harmless
+from timmx_core.cli.terminal import UNSAFE, Terminal, harmless, harmless_text
 from timmx_core.errors import OutputError
 
 if TYPE_CHECKING:
@@ -47,12 +47,22 @@ def settings_of(ctx: click.Context) -> Settings:
 
 
 def print_result(text: str) -> None:
-    """A command's result, on stdout; control characters are spelt out.
+    """A text that is the result, on stdout; control characters are spelt out.
+
+    :param text: source or JSON, whose lines are its own; see `print_lines` for any other.
+    :raises OutputError: stdout cannot take it (a full disk).
+    :raises BrokenPipeError: its reader has gone.
+    """
+    _print(harmless_text(text))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """A command's result, on stdout: each of these stays one line, whatever is in it.
 
     :raises OutputError: stdout cannot take it (a full disk).
     :raises BrokenPipeError: its reader has gone.
     """
-    _print(harmless(text))
+    _print("\n".join(map(harmless, lines)))
 
 
 def print_path(path: Path) -> None:

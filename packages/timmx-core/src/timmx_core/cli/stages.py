@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Self
 
-from timmx_core.cli.terminal import Terminal
+from timmx_core.cli.terminal import Terminal, harmless
 from timmx_core.process.interrupts import at_end, forget
 from timmx_core.progress import Reporter
 
@@ -89,7 +89,7 @@ def reporting(settings: Settings) -> AbstractContextManager[Reporter]:
 
 
 def _line(label: str, depth: int, seconds: float) -> str:
-    return f"{INDENT * depth}{label}".ljust(LABEL_WIDTH) + f"{seconds:7.1f} s"
+    return f"{INDENT * depth}{harmless(label)}".ljust(LABEL_WIDTH) + f"{seconds:7.1f} s"
 
 
 def _start_live(terminal: Terminal, reporter: StageReporter) -> Live:

@@ -17,6 +17,8 @@ from timmx_core.errors import TimmxError
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 # All of C0 and C1 but tab and newline, DEL, and what governs the direction of writing.
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# In a line, a tab and a newline too: what follows them looks like a row that timmx wrote.
+UNSAFE_IN_LINE = re.compile(rf"[\t\n]|{UNSAFE.pattern}")
 
 
 class Terminal:
@@ -34,8 +36,13 @@ class Terminal:
                 self.stream.close()
 
     def line(self, text: str = "") -> None:
-        """One line: no markup is read in it, and it commands the terminal nothing."""
+        """One line, whatever is in it: no markup is read, and it commands the terminal nothing."""
         self._write(harmless(text))
+
+    def lines(self, text: str, before: str = "") -> None:
+        """Lines that timmx or a converter wrote, and no stranger's file; `before` each of them."""
+        for line in text.split("\n"):
+            self._write(before + harmless_text(line))
 
     def last_line(self, text: str) -> None:
         """A line of a process that ends in the middle of whatever it was writing."""
@@ -50,9 +57,16 @@ class Terminal:
             os.write(self.stream.fileno(), text.encode())
 
     def labelled(self, label: str, text: str, colour: str | None = None) -> None:
-        """`label: text`, the label in colour on a terminal; further lines are indented."""
-        shown = click.style(label, fg=colour, bold=True) if self.colour else label
-        self._write(f"{shown}: " + harmless(text).replace("\n", "\n  "))
+        """`label: text` in one line, the label in colour on a terminal."""
+        self._write(f"{self._label(label, colour)}: {harmless(text)}")
+
+    def _label(self, label: str, colour: str | None) -> str:
+        return click.style(label, fg=colour, bold=True) if self.colour else label
+
+    def error_text(self, text: str) -> None:
+        """What went wrong; further lines, as converters' errors have them, are indented."""
+        shown = harmless_text(text).replace("\n", "\n  ")
+        self._write(f"{self._label('error', 'red')}: {shown}")
 
     def _write(self, text: str) -> None:
         try:
@@ -71,7 +85,7 @@ class Terminal:
 
     def error(self, error: TimmxError) -> None:
         """What happened, and what to do next."""
-        self.labelled("error", error.message, "red")
+        self.error_text(error.message)
         if error.hint:
             self.labelled("hint", error.hint, "cyan")
 
@@ -98,14 +112,21 @@ class HostTerminal(Terminal):
 
 
 def harmless(text: str) -> str:
-    """A text of whatever origin for a terminal: colours go, other control characters are spelt out.
+    """A text of whatever origin as one line: colours go, other control characters are spelt out.
 
     So are characters that turn the direction of writing, in which a line reads as another.
     """
+    return UNSAFE_IN_LINE.sub(lambda m: _spelt(m[0]), COLOURS.sub("", text))
+
+
+def harmless_text(text: str) -> str:
+    """As `harmless`, for a text whose lines and tabs are meant."""
     return UNSAFE.sub(lambda m: _spelt(m[0]), COLOURS.sub("", text))
 
 
 def _spelt(character: str) -> str:
+    if character in "\t\n":
+        return "\\t" if character == "\t" else "\\n"
     return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
 
 
@@ -133,6 +154,7 @@ def _own_stderr() -> IO[str]:
 
 def columns(rows: list[tuple[str, ...]], gap: str = "  ") -> list[str]:
     """Rows as lines with aligned columns; the last column is not padded."""
+    rows = [tuple(map(harmless, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         gap.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -12,7 +12,7 @@ from timmx_core.cli.parameters import GroupedCommand, given, make_option
 from timmx_core.cli.settings import (
     json_option,
     print_json,
-    print_result,
+    print_lines,
     settings_of,
     verbose_option,
 )
@@ -99,7 +99,7 @@ def _show(ctx: click.Context, verdict: Verdict, as_json: bool) -> None:
     first, *figures = verdict_lines(verdict)
     for line in figures:
         settings_of(ctx).terminal.line(line)
-    print_result(first.removeprefix("verdict").strip())
+    print_lines([first.removeprefix("verdict").strip()])
 
 
 verify_command.params += [

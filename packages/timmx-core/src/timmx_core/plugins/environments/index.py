@@ -191,6 +191,8 @@ def entry_from_json(data: Mapping[str, Any]) -> Entry:
     """:raises KeyError, TypeError, ValueError: it is no entry."""
     words = ("name", "distribution", "version", "origin", "folder")
     texts = {key: _text(data[key]) for key in words}
+    if not all(text.isprintable() for text in texts.values()):
+        raise ValueError("a word that is more than a line")
     match = FOLDER.fullmatch(texts["folder"])
     if NAME.fullmatch(texts["name"]) is None or match is None or match["name"] != texts["name"]:
         raise ValueError("no name of a plugin, or no folder of one of its environments")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from pocket_format import PocketBackend
 
 from timmx_core import api
 from timmx_core.backend import TensorSpec
+from timmx_core.cli.inspect_command import _lines
 from timmx_core.errors import ArtifactError
 from timmx_core.files import manifest as manifests
+from timmx_core.files.inspection import snippet
 from timmx_core.files.publishing import record_path
-from timmx_core.results import ExportResult
+from timmx_core.results import ExportResult, Inspection
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, two_outputs
 from timmx_core.verification.measure import Reference
@@ -186,3 +188,48 @@ def test_a_record_cannot_lead_out_of_its_folder(
     record_path(path).write_text(json.dumps(record))
     with pytest.raises(ArtifactError, match=r"outside its folder|not valid"):
         api.inspect(path, manager=manager_of(PocketBackend()))
+
+
+def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in some JSON, of long lists the first."""
+    inner = value.items() if isinstance(value, dict) else ()
+    inner = enumerate(value[:2]) if isinstance(value, list) else inner
+    for key, child in inner:
+        yield (*way, key)
+        yield from places(child, (*way, key))
+
+
+def test_whatever_is_taken_can_be_shown(result: ExportResult) -> None:
+    """A record that lacks something, or has nothing there, is refused, or all of it is shown."""
+    record = json.loads(json.dumps(dict(result.record)))
+    record["manifest"]["inputs"][0] |= {"mean": [0.5] * 3, "std": [0.25] * 3}
+    record["verdict"]["measurements"][0] |= {"top1": 1.0, "top5": 1.0}
+    manifests.parse(json.dumps(record).encode(), "record")
+    shown = 0
+    for *way, last in places(record):
+        for value in (None, [], 1e308):
+            changed = copy.deepcopy(record)
+            place = changed
+            for key in way:
+                place = place[key]
+            if value == 1e308 and not isinstance(place[last], (int, float)):
+                continue
+            if value is None:
+                place.pop(last)
+            else:
+                place[last] = value
+            try:
+                manifests.validate(changed, "record")
+            except ArtifactError:
+                continue
+            manifest = changed["manifest"]
+            inspection = Inspection(
+                Path("m.pocket"), "pocket", True, manifest, changed, intact=True, problems=()
+            )
+            try:
+                assert _lines(inspection), (way, last)
+                compile(snippet(inspection, PocketBackend()), "snippet", "exec")
+            except (LookupError, ArithmeticError, TypeError, ValueError) as error:
+                raise AssertionError(f"{[*way, last]} as {value}") from error
+            shown += 1
+    assert shown > 100

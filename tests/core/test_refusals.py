@@ -61,6 +61,8 @@ def processor_time() -> float:
         (("alpha", MODEL, "-o", "old.alpha"), 8, "old.alpha exists already", "--overwrite"),
         (("alpha", MODEL, "-o", "folder.alpha"), 8, "folder.alpha", "-o"),
         (("alpha", MODEL, "--overwrite", "-o", "folder.alpha"), 8, "is a directory", "-o"),
+        (("alpha", MODEL, "-o", ".alpha"), 2, ".alpha is a suffix", "-o model.alpha"),
+        (("alpha", MODEL, "-o", "new/.alpha"), 2, "is a suffix", "-o new/model.alpha"),
         (("alpha", MODEL, "--labels", "none.txt"), 2, "none.txt", ""),
         (
             ("alpha", MODEL, "--labels", "two.txt", "--num-classes", "3"),
@@ -109,4 +111,24 @@ def test_refused_at_once(
     assert hint in "".join(rest)
     assert sorted(work.rglob("*")) == before
     assert (work / "old.alpha").read_text() == "old"
+    assert not (site / "torch.loaded").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [f"alpha {MODEL} -o made.alpha", f"alpha {MODEL} -o /tmp/made.alpha", "plugins new gamma"],
+)
+def test_a_working_folder_that_was_removed(site: Path, tmp_path: Path, words: str) -> None:
+    """What one of PyTorch's libraries makes of that is the end of its process."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f'rmdir "$PWD" && exec "{TIMMX}" {words}'],
+        cwd=gone,
+        env=os.environ | {"PYTHONPATH": str(site), "TIMMX_HOME": str(site / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the folder that this was started in does not exist any more" in done.stderr
     assert not (site / "torch.loaded").exists()

@@ -13,7 +13,7 @@ from timmx_core.errors import OutputError, RequestError
 from timmx_core.files.ownership import Naming, check_places
 from timmx_core.files.records import record_path
 from timmx_core.files.staging import output_error
-from timmx_core.process.paths import is_text
+from timmx_core.process.paths import absolute, is_text, working_folder
 
 if TYPE_CHECKING:
     import torch
@@ -24,14 +24,15 @@ MOST_NAME = 150
 def target_of(backend: Backend, request: ExportRequest) -> Path:
     """The path of the primary, absolute.
 
-    :raises RequestError: a suffix that the format does not have.
+    :raises RequestError: a suffix that the format does not have; the working folder was removed.
     :raises OutputError: a directory, a path that cannot be spelt in UTF-8, or a file that exists
         and may not be replaced.
     """
     output = request.shared["output"]
     suffix = backend.suffixes[0]
     path = Path(output) if output else Path(default_name(request.model) + suffix)
-    path = Path(os.path.abspath(path))
+    working_folder()  # without one, libraries of PyTorch's end the process
+    path = absolute(path)
     if not is_text(path):
         raise OutputError(f"{path} cannot be spelt in UTF-8", "choose another place with -o PATH")
     _check_name(path)
@@ -74,6 +75,11 @@ def _check(backend: Backend, path: Path, overwrite: bool, output: str | None) ->
         raise OutputError(
             f"{output} is a directory",
             f"name the file: -o {Path(output) / ('model' + backend.suffixes[0])}",
+        )
+    if path.name in backend.suffixes:
+        raise RequestError(
+            f"{path.name} is a suffix, and no name of a file",
+            f"name the file: -o {(Path(output or '').parent / 'model').as_posix()}{path.name}",
         )
     if path.suffix not in backend.suffixes:
         written = " or ".join(backend.suffixes)

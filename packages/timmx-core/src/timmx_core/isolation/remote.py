@@ -6,7 +6,6 @@ that one would type there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from timmx_core.isolation.process import Ending, check_protocol, isolated_comman
 from timmx_core.isolation.protocol import error_from_json
 from timmx_core.lifecycle.export import resolve_source
 from timmx_core.plugins.format_json import DescribedBackend
+from timmx_core.process.paths import absolute
 from timmx_core.progress import Reporter
 from timmx_core.request import options as option_data
 from timmx_core.results import ExportResult, Inspection, Verdict
@@ -68,8 +68,8 @@ def export_there(
 def clear_away(request: ExportRequest) -> None:
     """Remove what an export that was killed left beside its target."""
     output = request.shared["output"]
-    folder = Path(output).absolute().parent if output else Path.cwd()
-    with suppress(OSError):
+    with suppress(OSError):  # also of a working folder that has been removed
+        folder = Path(output).absolute().parent if output else Path.cwd()
         if folder.is_dir():
             remove_dead(folder)
 
@@ -245,7 +245,7 @@ def inspect_there(
     :raises ArtifactError: it cannot be read.
     """
     words = ["inspect", "--json", *(["--snippet=python"] if snippet else []), "--"]
-    data = ask(plugin, [*words, os.path.abspath(path)])
+    data = ask(plugin, [*words, str(absolute(path))])
     inspection = Inspection(
         path=path,
         format=data["format"],

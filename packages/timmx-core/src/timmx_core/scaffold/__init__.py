@@ -18,6 +18,7 @@ from timmx_core.errors import OutputError, RequestError
 from timmx_core.files.staging import output_error
 from timmx_core.hookspecs import API_VERSION
 from timmx_core.plugins.checks import FORMAT_NAME, RESERVED_WORDS
+from timmx_core.process.paths import absolute
 
 if TYPE_CHECKING:
     from timmx_core.plugins.manager import PluginManager
@@ -108,7 +109,7 @@ def write_plugin(names: Names, folder: Path) -> list[Path]:
     """
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise OutputError(f"{folder} is there already", "name another folder behind the format")
-    whole = folder.absolute()
+    whole = absolute(folder)
     try:
         # An empty folder stays the one that it is: somebody may be working in it.
         beside = whole if whole.is_dir() else whole.parent

@@ -82,7 +82,7 @@ def read_all(path: Path) -> None:
     try:
         found = api.inspect(path, manager=MANAGER)
         for line in _lines(found):
-            assert harmless(line).replace("\n", "").replace("\t", "").isprintable() or line
+            assert harmless(line).isprintable() or line
         api.snippet(found, manager=MANAGER)
     except TimmxError as error:
         check_message(error)
@@ -210,5 +210,5 @@ def test_labels(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
 @given(text=st.text())
 def test_no_text_commands_a_terminal(text: str) -> None:
     shown = harmless(text)
-    assert all(c in "\n\t" or (ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0) for c in shown)
+    assert all(ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0 for c in shown)
     assert harmless(shown) == shown

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,24 @@ from pocket_format import PocketBackend
 
 from timmx_core import api
 from timmx_core.cli.program import run
-from timmx_core.cli.terminal import harmless
+from timmx_core.cli.terminal import harmless, harmless_text
 from timmx_core.errors import ArtifactError, ModelError, RequestError, TimmxError
 from timmx_core.files import manifest as manifests
 from timmx_core.files.output_path import default_name, target_of
 from timmx_core.files.publishing import record_path
+from timmx_core.isolation.requirement import read_wanted
 from timmx_core.lifecycle.calibration import Calibration
 from timmx_core.models.checks import check_name, parse_kwargs
 from timmx_core.models.labels import read_labels
 from timmx_core.models.preprocessing import Preprocessing
+from timmx_core.models.weights.checkpoints import read_checkpoint, read_torch
 from timmx_core.plugins.manager import use_manager
 from timmx_core.reading import strict_json
+from timmx_core.reading.regular import open_regular, read_regular
 from timmx_core.results import ExportResult
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
+from timmx_core.toolkit.content import ContentDigest
 from timmx_core.verification import probes
 
 COMMAND = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x00 \u202egnp.exe"
@@ -80,7 +85,8 @@ def inspect(path: Path) -> Any:
 def test_what_commands_a_terminal_is_spelt_out() -> None:
     shown = harmless(f"\x1b[1;31mred\x1b[0m {COMMAND}\ttab\nline")
     assert shown.startswith("red \\x1b]0;title\\x07\\x1b[2J\\x9b31m\\x0d\\x00 \\u202egnp")
-    assert shown.endswith("\ttab\nline")
+    assert shown.endswith("\\ttab\\nline")
+    assert harmless_text("\x1b[1mtab\tand\nline\x07") == "tab\tand\nline\\x07"
 
 
 @pytest.mark.parametrize("words", [[], ["--json"], ["--snippet", "python"]])
@@ -130,6 +136,42 @@ def written(
     if members is not None:
         record["members"] = dict(members)
     record_path(path).write_text(json.dumps(record))
+
+
+def test_a_file_adds_no_rows(exported: ExportResult, path: Path) -> None:
+    """No text of a stranger's looks like what timmx found out: each of them stays one line."""
+    forged = (
+        "fine\nverdict  verified\n         SNR 130.0 dB\tverified\r\n\x85\u2028verdict  verified"
+    )
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["model"]["name"] = forged
+        manifest["versions"] = {forged: forged}
+        manifest["notes"] = [forged, forged]
+        manifest["precision"] |= {"name": forged, "weights": forged, "activations": forged}
+        manifest["labels"] = [forged]
+
+    written(exported, path, change)
+    written(exported, path.with_name("honest.pocket"))
+    timmx = Path(sys.executable).with_name("timmx")
+
+    def rows(name: str, word: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [timmx, word, path.with_name(name)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"COLUMNS": "80"},
+        )
+
+    path.with_name("honest.pocket").write_bytes(path.read_bytes())
+    shown, honest = rows(path.name, "inspect").stdout, rows("honest.pocket", "inspect").stdout
+    assert shown.count("\nverdict") == honest.count("\nverdict") == 1
+    assert shown.count("\n") == honest.count("\n") + 3  # two notes, and labels
+    assert "fine\\nverdict  verified\\n" in shown
+    verified = rows(path.name, "verify")
+    for line in (shown + verified.stdout + verified.stderr).splitlines():
+        assert not line.startswith("         SNR 130"), line
+    assert "\nverdict" not in verified.stdout + verified.stderr
 
 
 def test_messages_command_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
@@ -402,7 +444,7 @@ def test_labels_are_plain_names(tmp_path: Path, text: str | bytes) -> None:
 def test_endless_labels_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (Path("/dev/zero"), tmp_path / "pipe"):
-        with pytest.raises(RequestError, match="does not exist"):
+        with pytest.raises(RequestError, match="no file"):
             read_labels(str(path))
 
 
@@ -590,3 +632,72 @@ def test_no_one_plants_a_folder_that_undoes_something(tmp_path: Path) -> None:
 def test_errors_are_of_one_kind() -> None:
     """Whatever is refused here is a TimmxError, which the command tells in a line."""
     assert issubclass(ArtifactError, TimmxError)
+
+
+# ------------------------------------------------------------------ pipes where a file should be
+
+
+def calibrate(path: Path) -> object:
+    return calibration_of(path).floats
+
+
+def read_folder(path: Path) -> object:
+    config = path.with_name("config.json")
+    if path != config:
+        config.write_text('{"architecture": "resnet18"}')
+    check_name(f"local-dir:{path.parent}")
+    return None
+
+
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "labels": ("labels.txt", lambda path: read_labels(str(path))),
+    "checkpoint": ("weights.pth", read_checkpoint),
+    "pickle": ("weights.pth", read_torch),
+    "array": ("array.npy", calibrate),
+    "tensor": ("array.pt", calibrate),
+    "images": ("x.png", lambda path: probes.read_images(path.parent, 8, 8, 3)),
+    "images, checked": ("x.png", lambda path: probes.check_images(path.parent)),
+    "configuration": ("config.json", read_folder),
+    "weights in a folder": ("model.safetensors", read_folder),
+    "source tree": ("pyproject.toml", lambda path: read_wanted(str(path.parent))),
+    "digest": ("weights.bin", lambda path: ContentDigest().add_file("weights", path)),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_pipe_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    """Whoever reads what somebody else may have put there gives an error at once."""
+    name, read = READERS[kind]
+    path = tmp_path / name
+    os.mkfifo(path)
+    outcome: list[object] = []
+
+    def call() -> None:
+        try:
+            outcome.append(read(path))
+        except Exception as error:  # noqa: BLE001 (all of them are looked at below)
+            outcome.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(20)
+    if thread.is_alive():
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # or it would wait for ever
+        thread.join()
+        pytest.fail("it waits for what comes out of the pipe")
+    (error,) = outcome
+    assert isinstance(error, TimmxError), error
+
+
+def test_a_regular_file_is_opened_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link", 3) == b"123"
+    assert read_regular(tmp_path / "file") == b"12345"
+    for path, error in (
+        (tmp_path, IsADirectoryError),
+        (tmp_path / "none", FileNotFoundError),
+        (Path(os.devnull), OSError),
+    ):
+        with pytest.raises(error):
+            open_regular(path)

@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from timmx_core.reading.regular import read_regular
+
 ASIDE = "replaced"  # within staging: second names of what is being replaced, and the journal
 JOURNAL = "journal.json"
 MOST_JOURNAL = 1 << 20
@@ -66,8 +68,7 @@ class Moves:
     def take_back(cls, staging: Path) -> None:
         """After a SIGKILL: undo, unless the primary was in place already."""
         try:
-            with (staging / ASIDE / JOURNAL).open("rb") as file:
-                steps = json.loads(file.read(MOST_JOURNAL))
+            steps = json.loads(read_regular(staging / ASIDE / JOURNAL, MOST_JOURNAL))
             pairs = [(staging / s["source"], staging.parent / s["name"]) for s in steps]
             moves = cls(pairs)
             moves._identities = {s["name"]: tuple(s["identity"]) for s in steps}

@@ -23,6 +23,8 @@ from packaging.utils import (
 )
 
 from timmx_core.errors import IsolationError, RequestError
+from timmx_core.process.paths import absolute
+from timmx_core.reading.regular import read_regular
 
 CORE = "timmx-core"
 PREFIX = "timmx-"
@@ -76,7 +78,7 @@ def _is_path(text: str) -> bool:
 
 
 def _from_path(path: Path) -> Wanted:
-    path = Path(os.path.abspath(path))
+    path = absolute(path)
     if path.is_dir():
         distribution = _project_name(path)
     elif path.is_file():
@@ -90,7 +92,7 @@ def _from_path(path: Path) -> Wanted:
 
 def _project_name(folder: Path) -> str:
     try:
-        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        project = tomllib.loads(read_regular(folder / "pyproject.toml").decode())
         return canonicalize_name(project["project"]["name"], validate=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(
@@ -118,7 +120,7 @@ def version_at(url: str) -> str:
             return str(parse_wheel_filename(path.name)[1])
         if path.is_file():
             return str(parse_sdist_filename(path.name)[1])
-        project = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
+        project = tomllib.loads(read_regular(path / "pyproject.toml").decode())
         return str(project["project"].get("version", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""

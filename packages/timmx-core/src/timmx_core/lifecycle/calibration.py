@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from timmx_core.backend import TensorSpec
 from timmx_core.errors import ModelError, RequestError, first_line
 from timmx_core.models.inputs import pixels_to_input
+from timmx_core.reading.regular import open_regular
 from timmx_core.toolkit.batches import in_batches
 from timmx_core.verification import probes
 
@@ -200,7 +201,7 @@ def _read_array(path: Path) -> np.ndarray:
         _check_bytes(path, path.stat().st_size)
         return _read_tensor(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(ARRAY_MAGIC)) == ARRAY_MAGIC:
                 return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
             file.seek(0)

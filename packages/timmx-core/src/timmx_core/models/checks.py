@@ -73,6 +73,7 @@ def _check_folder(folder: Path) -> None:
     """
     from timmx_core.models.names import catalog
     from timmx_core.reading import strict_json
+    from timmx_core.reading.regular import open_regular, read_regular
 
     if not is_text(folder):
         raise ModelError(f"folder {folder} cannot be spelt in UTF-8", "rename or copy it")
@@ -85,8 +86,10 @@ def _check_folder(folder: Path) -> None:
             "local-dir:PATH wants a folder with config.json and model.safetensors",
         )
     try:
-        with path.open("rb") as file:
-            config = strict_json.loads(file.read(MOST_CONFIG))
+        config = strict_json.loads(read_regular(path, MOST_CONFIG))
+        for other in folder.iterdir():
+            if not other.is_dir() and other.exists():
+                open_regular(other).close()  # of a pipe timm would wait for what it holds
     except (OSError, strict_json.BadJson) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
     architecture = config.get("architecture") if isinstance(config, dict) else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.errors import RequestError
 from timmx_core.models.outputs import require_classes
+from timmx_core.reading.regular import read_regular
 
 if TYPE_CHECKING:
     from timmx_core.models.build import BuiltModel
@@ -26,14 +27,15 @@ def read_labels(source: str | None) -> tuple[str, ...] | None:
     if source == IMAGENET:
         return imagenet_labels()
     path = Path(source)
-    if not path.is_file():
+    if not path.exists():
         raise RequestError(f"label file {source} does not exist", f"or say --labels {IMAGENET}")
     if path.stat().st_size > MOST_BYTES:
         raise RequestError(f"label file {source} is larger than {MOST_BYTES >> 20} MiB")
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = read_regular(path, MOST_BYTES + 1).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read the label file {source}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot read the label file {source}: {reason}") from None
     labels = tuple(line.strip() for line in lines)
     while labels and not labels[-1]:
         labels = labels[:-1]

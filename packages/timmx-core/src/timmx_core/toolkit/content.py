@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from timmx_core.errors import ArtifactError
+from timmx_core.reading.regular import open_regular
 
 CHUNK = 1 << 20
 # Of what an archive unpacks to, against what it takes: weights hardly shrink, and a few bytes of
@@ -49,7 +50,7 @@ class ContentDigest:
         """
         if not path.is_file():  # a pipe would be read for ever
             raise ArtifactError(f"{path.name} is missing")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = (path.stat().st_size if end is None else end) - start
             self.add_range(name, file, start, length)
 

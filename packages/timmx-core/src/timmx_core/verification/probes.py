@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.errors import RequestError
+from timmx_core.reading.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -307,7 +308,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             yield image
     except UnidentifiedImageError:
         raise RequestError(f"cannot read the image {path}: it is none that Pillow knows") from None

@@ -22,6 +22,7 @@ from pathlib import Path
 from timmx_core.errors import MissingDependency
 from timmx_core.models.names import pretrained_configs
 from timmx_core.process.paths import cache_dir
+from timmx_core.reading.regular import read_regular
 
 REGISTERED = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)", re.MULTILINE)
 CACHE_VERSION = 1
@@ -179,7 +180,7 @@ def _cached(kind: str, compute: Callable[[], list[str]]) -> list[str]:
 
 def _read_cache(path: Path, fingerprint: str) -> list[str] | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(path))
         names = data["names"] if data["fingerprint"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, torn or of another version: it is made again

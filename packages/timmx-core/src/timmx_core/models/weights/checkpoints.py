@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.errors import ModelError, first_line
 from timmx_core.process.paths import is_text
+from timmx_core.reading.regular import open_regular, read_regular
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +77,7 @@ def _begins(path: Path, length: int = 1) -> bytes:
     :raises ModelError: they cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return file.read(length)
+        return read_regular(path, length)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -88,7 +88,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     try:
         # It opens paths in UTF-8 alone.
-        return load_file(path) if is_text(path) else load(path.read_bytes())
+        return load_file(path) if is_text(path) else load(read_regular(path))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"cannot read {path} as safetensors: {first_line(error)}",
@@ -106,7 +106,7 @@ def read_torch(path: Path) -> Any:
     stand_ins: list[Any] = [(_Inert, name) for name in BESIDE_WEIGHTS]
     try:
         # A file and no path, of which torch would go by the name.
-        with path.open("rb") as file, torch.serialization.safe_globals(stand_ins):
+        with open_regular(path) as file, torch.serialization.safe_globals(stand_ins):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from None

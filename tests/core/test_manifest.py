@@ -192,9 +192,9 @@ def test_a_record_cannot_lead_out_of_its_folder(
 
 def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in some JSON, of long lists the first."""
-    inner = value.items() if isinstance(value, dict) else ()
-    inner = enumerate(value[:2]) if isinstance(value, list) else inner
-    for key, child in inner:
+    inner: Any = value if isinstance(value, dict) else {}
+    inner = dict(enumerate(value[:2])) if isinstance(value, list) else inner
+    for key, child in inner.items():
         yield (*way, key)
         yield from places(child, (*way, key))
 
@@ -206,8 +206,9 @@ def test_whatever_is_taken_can_be_shown(result: ExportResult) -> None:
     record["verdict"]["measurements"][0] |= {"top1": 1.0, "top5": 1.0}
     manifests.parse(json.dumps(record).encode(), "record")
     shown = 0
+    instead: list[Any] = [None, [], 1e308]
     for *way, last in places(record):
-        for value in (None, [], 1e308):
+        for value in instead:
             changed = copy.deepcopy(record)
             place = changed
             for key in way:

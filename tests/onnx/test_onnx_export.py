@@ -214,6 +214,15 @@ def test_external_data_lie_beside_the_file_under_a_name_of_their_content(tmp_pat
     assert names == {"model.onnx", "model.onnx.timmx.json", data.name}
 
 
+def test_weights_that_are_all_small_stay_in_the_file(tmp_path: Path) -> None:
+    head = Head(lambda x: x.mean((2, 3)))
+    result = exported(tmp_path, head, input_size=(3, 16, 16), external_data="always")
+    assert result.verdict.status == "verified"
+    assert result.companions == ()
+    assert any("all weights are in the file" in note for note in result.notes)
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "model.onnx.timmx.json"}
+
+
 def test_a_model_beyond_one_file_goes_into_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

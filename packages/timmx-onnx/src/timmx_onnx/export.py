@@ -57,6 +57,11 @@ class _Export:
         with self.context.stage("write the ONNX file"):
             stored = self._save(made.graph, self.context.primary)
             check_file(self.context.primary, stored.skeleton, self.opset)
+        if stored.data is None and self.request.options["external_data"] == "always":
+            made.notes.append(
+                f"all weights are in the file: no tensor has {storage.LEAST_EXTERNAL} bytes, as "
+                "those have that go into a file of their own"
+            )
         return Artifact(
             primary=self.context.primary,
             inputs=self.loaded.inputs,

@@ -44,7 +44,8 @@ class Stored:
 def save(model: ir.Model, path: Path, external: str) -> Stored:
     """Write `model` to `path`. Its large initializers are taken out of it on the way.
 
-    :param external: "auto" (where one file cannot hold it), "always" or "never".
+    :param external: "auto" (where one file cannot hold it), "always" (unless all of it is smaller
+        than what is taken out) or "never".
     :raises RequestError: "never", and the model is beyond what one file can hold.
     :raises OSError: the disk is full, ...
     """
@@ -64,7 +65,7 @@ def save(model: ir.Model, path: Path, external: str) -> Stored:
         )
     data = None
     entries: list[_Entry]
-    if external == "always" or (external == "auto" and total > LARGEST_FILE):
+    if weights and (external == "always" or (external == "auto" and total > LARGEST_FILE)):
         data = _write_data(weights, path)
         entries = [_External(w, data.path.name, o, n) for w, (o, n) in data.places]
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +166,8 @@ def verify(
     :param built_from: a file of timmx whose manifest holds for this one too, which another program
         made of it: an engine of the ONNX file, a graph that was simplified.
     :param floor: decibels of SNR that suffice, where the file's precision asks for more.
+    :param timeout: seconds after which the file has failed, at least 1.
+    :raises RequestError: a path that is none, a timeout that is no time.
     :raises ArtifactError: the file cannot be read.
 
     .. versionadded:: 0.1
@@ -171,6 +175,10 @@ def verify(
     from timmx_core.lifecycle.verify_file import verify_file
 
     floor = option_data.coerce(option_data.shared_option("floor"), floor)
+    timeout = _seconds(timeout)
+    path, built_from = _path(path), None if built_from is None else _path(built_from)
+    probe_data = None if probe_data is None else _path(probe_data)
+    checkpoint = None if checkpoint is None else _path(checkpoint)
     manager = manager or get_manager()
     if probe_data is not None and model is None:
         raise RequestError(
@@ -179,7 +187,7 @@ def verify(
         )
     if probe_data is None and (model is not None or checkpoint is not None):
         raise RequestError("--model and --checkpoint go with --probe-data")
-    plugin = _owner(Path(path if built_from is None else built_from), manager)
+    plugin = _owner(path if built_from is None else built_from, manager)
     if plugin is not None:
         if model is not None and not isinstance(model, str):
             raise RequestError(
@@ -193,24 +201,24 @@ def verify(
             "probe_data": probe_data,
             "model": model,
             "checkpoint": checkpoint,
-            "verify_timeout": timeout,
+            "verify_timeout": math.ceil(timeout),
             "built_from": built_from,
             "floor": floor,
         }
         return verify_there(
-            plugin, Path(path), options, reporter=reporter or SilentReporter(), verbose=verbose
+            plugin, path, options, reporter=reporter or SilentReporter(), verbose=verbose
         )
     with quiet(verbose):
         return verify_file(
-            Path(path),
+            path,
             manager,
             reporter or SilentReporter(),
-            probe_data=None if probe_data is None else Path(probe_data),
+            probe_data=probe_data,
             model=model,
             checkpoint=None if checkpoint is None else str(checkpoint),
             timeout=timeout,
             given=run_options or {},
-            built_from=None if built_from is None else Path(built_from),
+            built_from=built_from,
             floor=floor,
         )
 
@@ -218,17 +226,19 @@ def verify(
 def inspect(path: str | Path, *, manager: PluginManager | None = None) -> Inspection:
     """What a file says of itself, and what the record beside it adds.
 
+    :raises RequestError: it is no path.
     :raises ArtifactError: it cannot be read, or is not timmx's.
 
     .. versionadded:: 0.1
     """
+    path = _path(path)
     manager = manager or get_manager()
-    plugin = _owner(Path(path), manager)
+    plugin = _owner(path, manager)
     if plugin is not None:
         from timmx_core.isolation.remote import inspect_there
 
-        return inspect_there(plugin, Path(path))[0]
-    return inspect_file(Path(path), manager.backends.values())
+        return inspect_there(plugin, path)[0]
+    return inspect_file(path, manager.backends.values())
 
 
 def inspect_with_snippet(
@@ -247,6 +257,24 @@ def inspect_with_snippet(
         return inspection, source or ""
     inspection = inspect(path, manager=manager)
     return inspection, snippet(inspection, manager=manager)
+
+
+def _path(value: Any) -> Path:
+    """:raises RequestError: it is none."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise RequestError(
+            f"a path is a str or a pathlib.Path, not {type(value).__name__}",
+            "os.fsdecode gives the str" if isinstance(value, bytes) else "",
+        ) from None
+
+
+def _seconds(value: Any) -> float:
+    """:raises RequestError: no number, or none that time can be measured by."""
+    option = replace(option_data.shared_option("verify_timeout"), type="float")
+    seconds: float = option_data.coerce(option, value)
+    return seconds
 
 
 def _owner(path: Path, manager: PluginManager) -> IsolatedPlugin | None:

@@ -59,8 +59,19 @@ def first_line(error: BaseException, most: int = 200) -> str:
 
     .. versionadded:: 0.1
     """
-    text = str(error).strip().splitlines()
+    text = text_of(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:most]
+
+
+def text_of(error: BaseException) -> str:
+    """An error's text; empty where that itself raises, even `SystemExit`.
+
+    .. versionadded:: 0.1
+    """
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 (whatever another's code does there)
+        return ""
 
 
 class RequestError(TimmxError):

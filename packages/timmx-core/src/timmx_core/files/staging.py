@@ -158,4 +158,9 @@ def output_error(error: OSError, path: Path) -> OutputError:
         return OutputError(
             f"the name is too long: {path.name[:60]}...", "choose another with -o PATH"
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return OutputError(
+            f"no further file can be opened for {path}: {error.strerror}",
+            "close some, or raise the limit (ulimit -n)",
+        )
     return OutputError(f"cannot write to {path}: {error.strerror or error}")

@@ -50,16 +50,16 @@ def run_export(
     request = resolve_source(request, manager)
     check_model(request)
     target = target_of(backend, request)
-    with (
-        Staging(target.parent) as staging,
-        _early_worker(backend, request) as worker,
-        seldom_collected(),
-    ):
-        export = _Export(backend, request, manager, Stopwatch(reporter), staging, target)
-        try:
+    try:
+        with (
+            Staging(target.parent) as staging,
+            _early_worker(backend, request) as worker,
+            seldom_collected(),
+        ):
+            export = _Export(backend, request, manager, Stopwatch(reporter), staging, target)
             result = export.run(worker)
-        except OSError as error:
-            raise output_error(error, target) from error
+    except OSError as error:
+        raise output_error(error, target) from error
     for warning in manager.export_finished(request, result):
         reporter.note(warning)
     return result
@@ -187,7 +187,7 @@ class _Export:
                 artifact = self.backend.export(loaded, self.request, context)
         except (TimmxError, OSError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module's code runs again where it is captured
             raise ExportError(
                 f"{self.backend.name} could not convert the model: "
                 f"{type(error).__name__}: {first_line(error, 300)}"

@@ -64,7 +64,7 @@ def blamed_on(model: str | torch.nn.Module) -> Iterator[None]:
         yield
     except TimmxError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         name = model if isinstance(model, str) else type(model).__name__
         raise ModelError(
             f"{name} cannot be built and run: {type(error).__name__}: {first_line(error)}"

@@ -14,6 +14,7 @@ import pluggy
 
 from timmx_core import hookspecs
 from timmx_core.backend import Backend
+from timmx_core.errors import text_of
 from timmx_core.plugins.checks import InvalidBackendError, check_backend
 
 HOOK_PREFIX = "timmx_"
@@ -163,10 +164,7 @@ def describe(error: BaseException) -> str:
     """An exception in one line."""
     if isinstance(error, InvalidBackendError):
         return str(error)
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001
-        text = ""  # an exception of a broken plugin may be broken itself
+    text = " ".join(text_of(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Backend
-from timmx_core.errors import IsolationError, PluginError, TimmxError
+from timmx_core.errors import IsolationError, PluginError, RequestError, TimmxError
 from timmx_core.plugins.discovery import Unreadable, candidates
 from timmx_core.plugins.format_json import DescribedBackend
 from timmx_core.plugins.isolated import IsolatedPlugin, isolated_plugins
@@ -147,11 +147,17 @@ class PluginManager:
     def format(self, name: str) -> Backend:
         """The format of that name, here or in its own environment.
 
+        :raises RequestError: it is no name.
         :raises PluginError: no plugin brings it, or the one that does is broken.
         :raises IsolationError: its environment, or the index of all, is broken.
 
         .. versionadded:: 0.1
         """
+        if not isinstance(name, str):
+            raise RequestError(
+                f"a format is given by its name, and not as {type(name).__name__}",
+                "see them with: timmx plugins list",
+            )
         formats = self.formats
         if name in formats:
             return formats[name]

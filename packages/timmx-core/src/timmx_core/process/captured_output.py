@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
+from timmx_core.errors import OutputError
 from timmx_core.process.paths import log_dir
 
 PROGRESS_BAR = re.compile(r"\d%\|")  # of tqdm
@@ -43,9 +44,15 @@ class Noise:
 
     def __enter__(self) -> Self:
         _flush()
-        with contextlib.ExitStack() as stack:
-            self._redirect(stack)
-            self._stack = stack.pop_all()
+        try:
+            with contextlib.ExitStack() as stack:
+                self._redirect(stack)
+                self._stack = stack.pop_all()
+        except OSError as error:
+            raise OutputError(
+                f"what converters print cannot be kept: {error.strerror or error}",
+                "close some files, or raise the limit (ulimit -n)",
+            ) from error
         return self
 
     def _redirect(self, stack: contextlib.ExitStack) -> None:

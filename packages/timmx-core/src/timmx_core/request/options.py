@@ -147,7 +147,7 @@ def coerce(option: Option, value: Any) -> Any:
 def _coerce_one(option: Option, value: Any) -> Any:
     try:
         result = CONVERTERS[option.type](value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RequestError(f"{flag(option.name)} wants {_wants(option)}, not {value!r}") from None
     if option.choices and result not in option.choices:
         near = difflib.get_close_matches(str(result), option.choices, n=1)

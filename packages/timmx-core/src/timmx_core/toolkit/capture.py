@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Batch
-from timmx_core.errors import ExportError, first_line
+from timmx_core.errors import ExportError, first_line, text_of
 from timmx_core.process.torch_state import fresh
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Capturer:
         return tuple({0: dim} for _ in self.example_inputs)
 
     def _explain(self, error: Exception) -> ExportError:
-        text = str(error)
+        text = text_of(error)
         where = module_in(text)
         place = f" in {where}" if where else ""
         if self.batch[0] != self.batch[2] and (

@@ -20,6 +20,7 @@ from timmx_core.errors import ArtifactError
 from timmx_core.files import manifest as manifests
 from timmx_core.files.inspection import snippet
 from timmx_core.files.publishing import record_path
+from timmx_core.lifecycle.verify_file import _probes
 from timmx_core.results import ExportResult, Inspection
 from timmx_core.testing import manager_of
 from timmx_core.testing.models import INPUT_SIZE, two_outputs
@@ -103,6 +104,9 @@ HOSTILE: dict[str, Callable[[Any], object]] = {
     "no inputs": lambda m: m.update(inputs=[]),
     "a negative dimension": lambda m: m["inputs"][0].update(shape=[-1, 3, 32, 32]),
     "an endless dimension": lambda m: m["inputs"][0].update(shape=[10**30, 3, 32, 32]),
+    "an endless least batch": lambda m: m["inputs"][0].update(
+        shape=[[10**12, 10**12, None], 3, 32, 32]
+    ),
     "an unknown dtype": lambda m: m["inputs"][0].update(dtype="object"),
     "an unknown role": lambda m: m["outputs"][0].update(role="code"),
     "probes without a size": lambda m: m["probes"].pop("height"),
@@ -121,6 +125,18 @@ def test_what_does_not_fit_the_schema_is_refused(result: ExportResult, name: str
         manifests.parse(changed(result.manifest, HOSTILE[name]))
     assert len(str(caught.value)) < 600
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("batch", [10**9, [10**9, 10**9, None], [1, 10**5, None]])
+def test_batches_beyond_measure_are_not_run(result: ExportResult, batch: Any) -> None:
+    shape = [batch, *INPUT_SIZE]
+    data = changed(result.manifest, lambda m: m["inputs"][0].update(shape=shape))
+    manifest = manifests.parse(data)
+    if batch == [1, 10**5, None]:
+        _probes(manifest)  # tuned for many, and run with eight
+        return
+    with pytest.raises(ArtifactError, match="larger batches than are reasonable"):
+        _probes(manifest)
 
 
 @pytest.mark.parametrize(

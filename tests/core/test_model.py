@@ -164,6 +164,12 @@ def test_models_that_fold_for_inference_compute_the_same(name: str) -> None:
 # --------------------------------------------------------------------------- a user's module
 
 
+@pytest.mark.parametrize("given", [{"batch_size": 10**7}, {"batch_opt": 10**7}])
+def test_a_batch_that_no_memory_holds_is_refused(given: dict[str, int]) -> None:
+    with pytest.raises(RequestError, match="a batch of 10,000,000 images of 3x32x32 is more"):
+        api.load_model(tiny_cnn(), input_size=INPUT_SIZE, **given)
+
+
 class Folding(nn.Module):
     """A module that timm's reparameterisation would change in place."""
 

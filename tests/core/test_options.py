@@ -12,6 +12,7 @@ from timmx_core.errors import RequestError
 from timmx_core.plugins.checks import InvalidBackendError, check_backend
 from timmx_core.request.options import (
     coerce,
+    flag,
     make_request,
     options_of,
     run_options,
@@ -99,6 +100,11 @@ def test_out_indices_imply_features() -> None:
 )
 def test_batches(given: dict[str, Any], batch: tuple[int, int, int | None]) -> None:
     assert request(**given).batch == batch
+
+
+@pytest.mark.parametrize("name", ["batch_size", "batch_min", "batch_opt", "batch_max"])
+def test_batches_without_end_are_refused(name: str) -> None:
+    assert f"{flag(name)} is at most" in refusal(**{name: 10**10}).message
 
 
 @pytest.mark.parametrize(

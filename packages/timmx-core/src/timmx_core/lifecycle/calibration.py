@@ -55,6 +55,12 @@ class Calibration:
         chans, height, width = built.preprocessing.input_size
         if shared["random_calibration"]:
             recipe = probes.Recipe(height, width, chans, count, RANDOM_SEED)
+            if recipe.values > probes.MOST_VALUES:
+                most = probes.most_batch(chans, height, width)
+                raise RequestError(
+                    f"--calibration-samples {count:,} is more than can be held: at most {most:,} "
+                    f"images of {chans}x{height}x{width}"
+                )
             return cls.from_pixels(probes.make(recipe), "random")
         path = Path(shared["calibration_data"])
         check_data(path, count, preprocessed=shared["calibration_preprocessed"])

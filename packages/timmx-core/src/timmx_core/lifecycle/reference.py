@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx_core.backend import Backend, ExportRequest, LoadedModel
+from timmx_core.backend import Backend, Batch, ExportRequest, LoadedModel
 from timmx_core.errors import ExportError, ModelError, RequestError, TimmxError, first_line
 from timmx_core.models import build as models
 from timmx_core.models import inputs
@@ -91,6 +91,7 @@ def _make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> S
             f"images of {chans}x{height}x{width} are more than timmx can verify",
             "choose a smaller --input-size",
         )
+    _check_batch(request.batch, built.preprocessing.input_size)
     pixels = probes.make(recipe)
     digest = probes.digest(pixels)
     device = _device(shared["device"])
@@ -106,6 +107,22 @@ def _make_subject(request: ExportRequest, build_options: Mapping[str, Any]) -> S
     references = _references(built, pixels, shared["softmax"], device)
     _settle_task(built)
     return Subject(built, recipe, pixels, references, digest)
+
+
+def _check_batch(batch: Batch, size: tuple[int, int, int]) -> None:
+    """Whether the batches that the file is captured and run with can be held.
+
+    :raises RequestError: they are larger than the images of a verification may be.
+    """
+    least, best, _ = batch
+    run = max(least, best)
+    most = probes.most_batch(*size)
+    if run > most:
+        raise RequestError(
+            f"a batch of {run:,} images of {'x'.join(map(str, size))} is more than timmx can run: "
+            f"at most {most:,}, which are {probes.MOST_VALUES * 4 >> 30} GiB",
+            "choose a smaller batch; --dynamic-batch takes any, whatever it is tuned for",
+        )
 
 
 def load(

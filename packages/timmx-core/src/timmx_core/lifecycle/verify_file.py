@@ -30,7 +30,7 @@ from timmx_core.request import options as option_data
 from timmx_core.request.shared_options import NOT_OF_THE_FILE
 from timmx_core.results import Inspection, Verdict
 from timmx_core.verification import probes
-from timmx_core.verification.judge import admits, check_ports, verify_artifact
+from timmx_core.verification.judge import admits, batches_to_run, check_ports, verify_artifact
 from timmx_core.verification.measure import Reference
 
 if TYPE_CHECKING:
@@ -304,6 +304,11 @@ def _probes(manifest: Mapping[str, Any]) -> tuple[np.ndarray, list[Reference]]:
     )
     if recipe.values > probes.MOST_VALUES:
         raise ArtifactError("the manifest asks for more probes than are reasonable")
+    batches = _artifact(Path(), manifest).inputs[0].shape[0]
+    if max(batches_to_run(batches, recipe.count)) > probes.most_batch(
+        recipe.channels, recipe.height, recipe.width
+    ):
+        raise ArtifactError("the manifest asks for larger batches than are reasonable")
     references = [
         manifests.reference_from_json(data, recipe.count) for data in manifest["reference"]
     ]

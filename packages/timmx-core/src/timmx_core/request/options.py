@@ -22,6 +22,8 @@ from timmx_core.request.shared_options import (
 if TYPE_CHECKING:
     import torch
 
+MOST_BATCH = 2**31 - 1  # what a dimension of a file may be; how much is run is bounded later
+
 
 def options_of(backend: Backend) -> tuple[Option, ...]:
     """Every option of a format, in the order of the help: shared, precision, the format's own.
@@ -260,6 +262,9 @@ def _given(name: str, value: object) -> str:
 
 
 def _batch(values: Mapping[str, Any]) -> Batch:
+    for name in ("batch_size", "batch_min", "batch_opt", "batch_max"):
+        if (values[name] or 0) > MOST_BATCH:
+            raise RequestError(f"{flag(name)} is at most {MOST_BATCH:,}, not {values[name]:,}")
     size = values["batch_size"]
     if not values["dynamic_batch"]:
         return (size, size, size)

@@ -322,6 +322,11 @@ def positions(size: int, count: int, seed: int = 0) -> np.ndarray:
     return _Random(seed).below(0, size, count)
 
 
+def most_batch(channels: int, height: int, width: int) -> int:
+    """How many images of a size may be run at once, as float32."""
+    return max(1, MOST_VALUES // (channels * height * width))
+
+
 def keys(size: int) -> np.ndarray:
     """A random number of each position below `size`, uint64: an order that no value decides."""
     return _Random(1).array(size)

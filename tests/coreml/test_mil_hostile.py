@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +78,21 @@ def test_every_truncation_is_an_error_or_harmless(copy: Path) -> None:
             with pytest.raises((ProgramError, UnsupportedOperation)):
                 run(copy)
         (copy / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["Manifest.json", MODEL, WEIGHTS])
+def test_a_pipe_is_not_waited_for(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    # Whoever opens it to read waits for a writer, and here is one, which ends at once.
+    writer = threading.Timer(5, lambda: os.close(os.open(copy / name, os.O_WRONLY)))
+    writer.daemon = True
+    writer.start()
+    start = time.monotonic()
+    with pytest.raises(ProgramError):
+        run(copy)
+    assert time.monotonic() - start < 4
+    writer.cancel()
 
 
 def test_random_bytes_never_crash(copy: Path) -> None:

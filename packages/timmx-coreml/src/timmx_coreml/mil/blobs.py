@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import stat
 import struct
 from pathlib import Path
 
@@ -37,6 +38,8 @@ class WeightFile:
 
     def __init__(self, path: Path) -> None:
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for for ever
+                raise ProgramError(f"{path.name} is no file")
             with path.open("rb") as file:
                 size = path.stat().st_size
                 if size < 64:

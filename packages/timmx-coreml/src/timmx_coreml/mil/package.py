@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,10 @@ def _model_file(path: Path) -> Path:
         raise ProgramError(f"{path} does not exist")
     manifest = path / MANIFEST
     try:
-        if manifest.stat().st_size > _MAX_MANIFEST:
+        status = manifest.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for for ever
+            raise ProgramError(f"{MANIFEST} of {path.name} is no file")
+        if status.st_size > _MAX_MANIFEST:
             raise ProgramError(f"{MANIFEST} is larger than any real one")
         content = json.loads(manifest.read_text("utf-8"))
         item = content["itemInfoEntries"][content["rootModelIdentifier"]]

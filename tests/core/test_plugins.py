@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +81,8 @@ def test_a_good_plugin_is_ok(site: Path) -> None:
         ("1 / 0", "ZeroDivisionError"),
         ("def", "SyntaxError"),
         ("raise SystemExit('no licence')", "SystemExit: no licence"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("class E(Exception):\n    def __str__(self): raise SystemExit(9)\nraise E", "E"),
         ("class E(BaseException):\n    def __str__(self): 1 / 0\nraise E", "E"),
         ("TIMMX_API_VERSION = 1", "implements no hook"),
         ("TIMMX_API_VERSION = 1\ndef timmx_backends(): return []", "not marked with @hookimpl"),
@@ -128,7 +132,8 @@ def test_a_broken_plugin_fails_alone(site: Path, source: str, said: str) -> None
 
 
 def test_an_interrupt_while_loading_is_an_interrupt(site: Path) -> None:
-    fake_dist(site, "timmx-stuck", "1.0", "raise KeyboardInterrupt")
+    source = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)"
+    fake_dist(site, "timmx-stuck", "1.0", source)
     with pytest.raises(KeyboardInterrupt):
         PluginManager.discover()
 
@@ -207,11 +212,26 @@ def test_metadata_without_name_or_version_does_no_harm(site: Path) -> None:
 
 
 def test_prints_of_a_plugin_stay_out_of_stdout(
-    site: Path, capsys: pytest.CaptureFixture[str]
+    site: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fake_dist(site, "timmx-chatty", "1.0", "print('hello')\n" + format_source("chatty"))
+    """From C as well."""
+    source = "print('hello')\nimport os\nos.write(1, b'from C')\n" + format_source("chatty")
+    fake_dist(site, "timmx-chatty", "1.0", source)
     assert discover()["chatty"].status == "ok"
-    assert capsys.readouterr().out == ""
+    print("result", flush=True)
+    assert capfd.readouterr().out == "result\n"
+
+
+def test_a_thread_of_a_plugin_does_not_keep_the_command(site: Path) -> None:
+    source = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+    fake_dist(site, "timmx-busy", "1.0", source + format_source("busy"))
+    command = Path(sys.executable).with_name("timmx")
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [command, "plugins", "list"], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0
+    assert "busy" in done.stdout
 
 
 def test_a_slow_plugin_shows_its_time(site: Path) -> None:

@@ -37,6 +37,7 @@ from timmx_core.errors import (
     RequestError,
     TimmxError,
     VerificationError,
+    text_of,
 )
 from timmx_core.process.interrupts import NAMES, clean_up
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from timmx_core.cli.terminal import Terminal
     from timmx_core.isolation.protocol import Answer
 
+GRACE = 2.0  # seconds that threads of plugins and converters have to end
 BUG = "timmx itself failed, which it should not"
 
 
@@ -78,13 +80,24 @@ def _leave(code: int) -> NoReturn:
     Converters leave millions of objects, which take more than a second to free one by one, and
     native libraries that are known to crash while they are torn down.
     """
-    # As Python does it: pools of threads end only when they are told so, and then can be joined.
-    threading._shutdown()  # type: ignore[attr-defined]
+    # Nothing of timmx runs any more, and a plugin's thread does not keep the command for long.
+    ending = threading.Thread(target=_end_threads, daemon=True)
+    ending.start()
+    ending.join(GRACE)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()
     os._exit(code)
+
+
+def _end_threads() -> None:
+    """As Python does it: pools end only when they are told so, and then can be joined."""
+    for tell in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
+        tell()
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not main_thread():
+            thread.join()
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -248,7 +261,7 @@ def _report_bug(error: Exception, settings: Settings) -> int:
 
     log = write_crash_log(error)
     terminal = settings.terminal
-    message = f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}: {text_of(error)}"
     if settings.verbose:
         from traceback import format_exception
 

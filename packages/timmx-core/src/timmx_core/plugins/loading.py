@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -16,6 +14,8 @@ from timmx_core import hookspecs
 from timmx_core.backend import Backend
 from timmx_core.errors import text_of
 from timmx_core.plugins.checks import InvalidBackendError, check_backend
+from timmx_core.process.captured_output import stdout_to_stderr
+from timmx_core.process.interrupts import ctrl_c_noted
 
 HOOK_PREFIX = "timmx_"
 
@@ -64,9 +64,10 @@ def load_plugin(row: PluginRow, load: Callable[[], object]) -> Plugin:
     """Import, check and register one plugin; whatever it raises ends in its row."""
     plugin = Plugin(row)
     start = time.perf_counter()
+    interrupts: list[int] = []
     try:
         # Prints of a plugin must not end up in the result on stdout.
-        with contextlib.redirect_stdout(sys.stderr):
+        with stdout_to_stderr(), ctrl_c_noted() as interrupts:
             module = load()
             _check_version(module, row)
             plugin.hooks = _register(module, row.name)
@@ -74,12 +75,13 @@ def load_plugin(row: PluginRow, load: Callable[[], object]) -> Plugin:
                 plugin.backends.append(check_backend(backend))
             _check_distinct(plugin.backends)
         row = replace(row, formats=tuple(backend.name for backend in plugin.backends))
-    except KeyboardInterrupt:
-        raise
     except IncompatibleError as error:
         row = replace(row, status="incompatible", error=error.args[0], remedy=error.args[1])
-    except BaseException as error:  # noqa: BLE001
-        # SystemExit too: a plugin must not end the program by being imported.
+    except BaseException as error:
+        # SystemExit and its own KeyboardInterrupt too: a plugin must not end the program by being
+        # imported.
+        if interrupts:
+            raise
         known = tuple(backend.name for backend in plugin.backends)
         row = replace(
             row, status="failed", error=describe(error), remedy=_remedy(row, error), formats=known

@@ -12,7 +12,6 @@ import itertools
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -89,6 +88,8 @@ class Noise:
 
     def _open_log(self, stack: contextlib.ExitStack) -> int:
         """The log's descriptor; that of nothing where no temporary file can be made."""
+        import tempfile  # every start of the command line would pay for it
+
         try:
             # Without a name, so that nothing is left of it however this process ends.
             with tempfile.TemporaryFile(buffering=0) as log:
@@ -143,6 +144,22 @@ class Noise:
         # Whoever still writes has this same place in it.
         self._log.seek(0, os.SEEK_END)
         return content
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Lead what is printed to stderr, be it from C, so that stdout carries the result alone."""
+    _flush()
+    saved = {1: _copy(1)}
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            if saved[1] is not None:
+                with contextlib.suppress(OSError):  # stderr is closed
+                    os.dup2(2, 1)
+            yield
+    finally:
+        if saved[1] is not None:
+            _restore(saved)
 
 
 def _restore(saved: Mapping[int, int | None]) -> None:

@@ -86,6 +86,32 @@ def kill_session(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
+def ctrl_c_noted() -> Iterator[list[int]]:
+    """Tell a Ctrl-C from a `KeyboardInterrupt` that the block raises by itself.
+
+    The signal does what it would do; the list that is given has it then. Handlers run in the main
+    thread alone, and elsewhere no signal raises anything.
+    """
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if current_thread() is not main_thread() or not callable(before):
+        yield noted
+        return
+    handler = before
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def held_back() -> Iterator[None]:
     """Let signals that Python handles wait until the end of the block, and take effect there.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,24 @@ class FileTests(Case):
                 assert read_in_time(lab, cut) in (None, whole)
                 digest_in_time(lab, cut)
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes here")
+    def test_a_pipe_is_not_waited_for(self, lab: Lab) -> None:
+        """A pipe in the place of a companion, or of a file in a folder, is an error at once."""
+        result = lab.require_plain()
+        assert result.path is not None
+        parts = [path for path in files_of(result.path) if path != result.path]
+        parts += [file for companion in result.companions for file in files_of(companion)]
+        for part in parts:
+            folder = lab.fresh("pipes")
+            for path in (result.path, *result.companions):
+                copy(path, folder / path.name)
+            pipe = folder / part.relative_to(result.path.parent)
+            pipe.unlink()
+            os.mkfifo(pipe)
+            with _writer_later(pipe):
+                read_in_time(lab, folder / result.path.name)
+                digest_in_time(lab, folder / result.path.name)
+
     def test_results_are_json(self, lab: Lab) -> None:
         """Manifest and record fit the published schema, and the result is what --json prints."""
         result = lab.require_plain()
@@ -261,6 +281,23 @@ def basic_fails(lab: Lab) -> bool:
     except (Exception, AssertionError):  # noqa: BLE001
         return True
     return False
+
+
+@contextlib.contextmanager
+def _writer_later(pipe: Path) -> Iterator[None]:
+    """Let who waits for a pipe go on, when it is too late."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError):  # nobody waits
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+
+    timer = threading.Timer(READ_SECONDS + 1, write)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def digest_in_time(lab: Lab, path: Path) -> None:

@@ -20,6 +20,7 @@ from testdata import Photograph
 
 import timmx_core
 from timmx_core.errors import ArtifactError, CannotRunHere, ExportError, MissingDependency
+from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
 from timmx_torch import runner, saving
 from timmx_torch.backend import TorchExportBackend, TorchScriptBackend
 
@@ -297,6 +298,7 @@ def test_photographs_in_int8(
 FULL_DISK = """
 import errno, sys, torch
 from pathlib import Path
+from timmx_core.testing.models import INPUT_SIZE, tiny_cnn
 from timmx_torch import runner, saving
 
 import io
@@ -356,3 +358,21 @@ def test_files_run_in_full_precision() -> None:
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == ["highest"]
+
+
+class Nested(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = tiny_cnn()
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        logits = self.model(x)
+        return {"z": logits, "a": [torch.relu(logits)]}
+
+
+def test_a_mapping_of_outputs_is_traced_as_a_tuple(tmp_path: Path) -> None:
+    result = timmx_core.export(
+        "torchscript", Nested(), input_size=INPUT_SIZE, output=tmp_path / "nested.pt"
+    )
+    assert result.verdict.status == "verified"
+    assert len(result.manifest["outputs"]) == 2

@@ -41,6 +41,7 @@ class BuiltModel:
     order: tuple[int, ...] = ()  # where these stand in the module's result; empty: as they come
     outputs: tuple[Output, ...] = ()  # what it gave for an image
     several: bool = False  # it gives them in a sequence or mapping
+    nested: bool = False  # in a mapping, or in sequences within another
     parameters: int = 0
     notes: list[str] = field(default_factory=list)
 

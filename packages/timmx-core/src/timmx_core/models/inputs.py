@@ -105,5 +105,11 @@ def wrap(built: BuiltModel, transforms: frozenset[Transform]) -> torch.nn.Module
     if "softmax" in transforms and built.several:
         chosen = require_classes(built, "--softmax")
     return InputContract(
-        built.module, pre.mean, pre.std, transforms, order=built.order, softmax_of=chosen
+        built.module,
+        pre.mean,
+        pre.std,
+        transforms,
+        order=built.order,
+        softmax_of=chosen,
+        flattens=built.nested,
     ).eval()

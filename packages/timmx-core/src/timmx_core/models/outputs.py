@@ -60,6 +60,18 @@ def tensors_of(result: Any) -> list[torch.Tensor]:
     return [tensor for value in values for tensor in tensors_of(value)]
 
 
+def is_nested(result: Any) -> bool:
+    """Whether a model's result is more than a tensor or a sequence of tensors.
+
+    Tracers of other programs take nothing else.
+    """
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        return False
+    return isinstance(result, Mapping) or not all(isinstance(v, torch.Tensor) for v in result)
+
+
 def check_tensors(tensors: Sequence[torch.Tensor]) -> None:
     """Refuse what no verification could compare, for a batch of one image.
 

@@ -17,7 +17,15 @@ class InputContract(torch.nn.Module):
     """
 
     # TorchScript leaves out the branches that these rule out; a list takes no softmax.
-    __constants__ = ("chooses", "nhwc", "normalize", "reorders", "softmax", "uint8")
+    __constants__ = (
+        "chooses",
+        "flattens",
+        "nhwc",
+        "normalize",
+        "reorders",
+        "softmax",
+        "uint8",
+    )
 
     scale: torch.Tensor
     shift: torch.Tensor
@@ -31,12 +39,15 @@ class InputContract(torch.nn.Module):
         transforms: frozenset[Transform],
         order: tuple[int, ...] = (),
         softmax_of: int | None = None,
+        flattens: bool = False,
     ) -> None:
         """Make the wrapper.
 
         :param order: where each output of the file stands in the model's own list; empty: as it
             comes.
         :param softmax_of: of several outputs, the one that is logits.
+        :param flattens: the model gives a mapping, or sequences within another, which become one
+            tuple; tracers take no more.
         """
         super().__init__()
         self.model = model
@@ -48,6 +59,7 @@ class InputContract(torch.nn.Module):
         self.reorders = self.order != sorted(self.order)
         self.chosen = -1 if softmax_of is None else softmax_of
         self.chooses = softmax_of is not None
+        self.flattens = flattens
         # One multiplication and one addition; of pixels in [0, 255] where they come as uint8.
         full = 255.0 if self.uint8 else 1.0
         scale = torch.tensor([1.0 / (full * s) for s in std], dtype=torch.float64)
@@ -64,6 +76,8 @@ class InputContract(torch.nn.Module):
         if self.normalize:
             image = image * self.scale + self.shift
         result = self.model(image)
+        if self.flattens and not torch.jit.is_scripting():
+            result = _flat(result)
         if self.reorders:
             result = [result[index] for index in self.order]
         if self.softmax:
@@ -79,3 +93,9 @@ def _with_softmax(result: Any, chosen: int) -> Any:
     tensors = tensors_of(result)
     tensors[chosen] = torch.softmax(tensors[chosen], dim=-1)
     return tuple(tensors)
+
+
+def _flat(result: Any) -> Any:
+    """All tensors of a result, in one tuple; a tensor where it is the only one."""
+    tensors = tensors_of(result)
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)

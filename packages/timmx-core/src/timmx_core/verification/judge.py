@@ -58,6 +58,7 @@ def make_references(
             given.check_tensors(tensors)
             answers.append([tensor.cpu().numpy() for tensor in tensors])
     built.several = not isinstance(result, torch.Tensor)
+    built.nested = given.is_nested(result)
     values = [_over_images(built, position) for position in zip(*answers, strict=True)]
     built.outputs = given.describe(built, [array[:1].shape for array in values])
     if softmax:

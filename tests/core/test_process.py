@@ -28,6 +28,7 @@ from timmx_core import api
 from timmx_core.backend import Artifact, Context, ExportRequest, LoadedModel, Option
 from timmx_core.errors import ExportError, PluginError, TimmxError
 from timmx_core.plugins.manager import PluginManager
+from timmx_core.process.interrupts import import_whole
 from timmx_core.testing.models import INPUT_SIZE, TinyCNN, tiny_cnn
 from timmx_core.testing.plugins import manager_of
 from timmx_core.testing.process_state import changes, state
@@ -512,3 +513,14 @@ def test_a_format_of_a_script_is_refused_at_once(
         timmx_core.export(
             "rude", tiny_cnn(), manager=manager_of(RudeBackend()), **wanted(tmp_path, verify=True)
         )
+
+
+def test_an_import_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be imported twice, such as torch, would be of no use any more."""
+    (tmp_path / "once_only.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(.1)\nwhole = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import_whole("once_only")
+    assert sys.modules.pop("once_only").whole == 1

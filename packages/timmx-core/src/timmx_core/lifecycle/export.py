@@ -22,7 +22,7 @@ from timmx_core.lifecycle.hints import advise
 from timmx_core.models import checks as model_checks
 from timmx_core.models.labels import IMAGENET, check_count, check_labels, read_labels
 from timmx_core.process.gc_tuning import seldom_collected
-from timmx_core.process.interrupts import held_back
+from timmx_core.process.interrupts import held_back, import_whole
 from timmx_core.process.torch_state import fresh
 from timmx_core.progress import Reporter, Stopwatch
 from timmx_core.request import options
@@ -160,8 +160,7 @@ class _Export:
     def _build(self) -> tuple[Subject, LoadedModel]:
         request = self.request
         with self.watch.stage("import torch and timm"):
-            import timm  # noqa: F401
-            import torch  # noqa: F401
+            import_whole("torch", "timm")
         from timmx_core.lifecycle.reference import load, make_subject
 
         with fresh(request.shared["device"]):

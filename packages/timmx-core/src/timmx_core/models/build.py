@@ -16,6 +16,7 @@ from timmx_core.models.outputs import FeatureMap, Output, feature_maps
 from timmx_core.models.preprocessing import Preprocessing, configuration, resolve, run_shapes
 from timmx_core.models.weights import sources as weights
 from timmx_core.models.weights.checkpoints import loading_failure, read_checkpoint
+from timmx_core.process.interrupts import import_whole
 from timmx_core.process.torch_state import seed
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def import_timm() -> Any:
     :raises MissingDependency: timm or torch cannot be imported here.
     """
     try:
+        import_whole("torch", "timm")
         import timm
     except ImportError as error:
         raise MissingDependency(

@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -109,6 +110,19 @@ def ctrl_c_noted() -> Iterator[list[int]]:
     finally:
         if signal.getsignal(signal.SIGINT) is note:
             signal.signal(signal.SIGINT, before)
+
+
+def import_whole(*names: str) -> None:
+    """Import modules; a Ctrl-C that would raise `KeyboardInterrupt` takes effect afterwards.
+
+    What torch registers while it is imported it cannot register again, so that in a process where
+    that was broken off nothing can be exported any more.
+    """
+    missing = [name for name in names if name not in sys.modules]
+    raising = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with held_back() if missing and raising else nullcontext():
+        for name in missing:
+            import_module(name)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from timmx_core.errors import RequestError, first_line
+from timmx_core.process.interrupts import import_whole
 
 AUTOCAST = ("cpu", "cuda", "mps", "xpu", "hpu")
 # The whole before its parts: a part without a setting of its own has that of the whole.
@@ -39,6 +40,7 @@ def fresh(device: str = "cpu") -> Iterator[None]:
     :param device: that PyTorch computes on within.
     :raises RequestError: the caller has a mode on that cannot be taken off.
     """
+    import_whole("torch")
     import torch
 
     with ExitStack() as stack:

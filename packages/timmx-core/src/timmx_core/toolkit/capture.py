@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_core.backend import Batch
 from timmx_core.errors import ExportError, first_line, text_of
+from timmx_core.process.interrupts import import_whole
 from timmx_core.process.torch_state import fresh
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Capturer:
             return self._captured(module)
 
     def _captured(self, module: torch.nn.Module) -> torch.export.ExportedProgram:
+        # What torch.export imports on first use.
+        import_whole("torch._refs", "torch._decomp", "torch._dynamo", "torch.export._trace")
         import torch
 
         # Non-strict first: it runs the model's own Python and takes most. Strict analyses the

@@ -76,7 +76,7 @@ class InputContract(torch.nn.Module):
         if self.normalize:
             image = image * self.scale + self.shift
         result = self.model(image)
-        if self.flattens and not torch.jit.is_scripting():
+        if self.flattens and not torch.jit.is_scripting():  # type: ignore[attr-defined]
             result = _flat(result)
         if self.reorders:
             result = [result[index] for index in self.order]

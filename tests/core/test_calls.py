@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import subprocess
 import sys
@@ -74,15 +75,19 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "built_from=3": (lambda: timmx_core.verify("a.pt", built_from=3), "not int"),  # type: ignore[arg-type]
     **{
         f"timeout={value!r}": (
-            lambda value=value: timmx_core.verify("a.pt", timeout=value),
+            functools.partial(timmx_core.verify, "a.pt", timeout=value),
             "--verify-timeout",
         )
         for value in ("x", 0, -1, float("nan"), float("inf"), 10**400, True)
     },
     **{
         f"verify_timeout={value!r}": (
-            lambda value=value: timmx_core.export(
-                "pocket", tiny_cnn(), manager=manager_of(PocketBackend()), verify_timeout=value
+            functools.partial(
+                timmx_core.export,
+                "pocket",
+                tiny_cnn(),
+                manager=manager_of(PocketBackend()),
+                verify_timeout=value,
             ),
             "--verify-timeout",
         )

@@ -68,6 +68,10 @@ def test_a_model_that_ends_the_program_is_an_error(
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "export(None)": (lambda: timmx_core.export(None, tiny_cnn()), "not as NoneType"),  # type: ignore[arg-type]
+    "export_all(text)": (
+        functools.partial(timmx_core.export_all, "test_resnet", "pocket"),
+        "a list of names",
+    ),
     "inspect(None)": (lambda: timmx_core.inspect(None), "not NoneType"),  # type: ignore[arg-type]
     "inspect(3)": (lambda: timmx_core.inspect(3), "not int"),  # type: ignore[arg-type]
     "inspect(bytes)": (lambda: timmx_core.inspect(b"a.pt"), r"os\.fsdecode"),  # type: ignore[arg-type]

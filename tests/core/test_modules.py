@@ -28,6 +28,7 @@ from timmx_core.models.weights import sources as weights
 from timmx_core.request import options
 from timmx_core.testing.models import INPUT_SIZE, TIMM_NAME, tiny_cnn
 from timmx_core.testing.plugins import manager_of
+from timmx_core.toolkit.capture import Capturer
 
 
 def built(model: Any, **given: Any) -> BuiltModel:
@@ -286,6 +287,23 @@ def test_a_child_of_ones_own_is_not_folded(method: str) -> None:
     kind = type("Own", (nn.Conv2d,), {method: fold})
     module = nn.Sequential(kind(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     api.load_model(module, input_size=INPUT_SIZE)
+
+
+def test_a_module_that_stays_in_training_mode_is_noted() -> None:
+    class Stays(nn.Sequential):
+        def train(self, mode: bool = True) -> Any:
+            return self
+
+    module = Stays(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    note, *_ = built(module, input_size=INPUT_SIZE).notes
+    assert note.startswith("Stays and 3 more stay in training mode")
+
+
+def test_torchscript_cannot_be_captured_and_is_named() -> None:
+    module = nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3)), nn.AdaptiveAvgPool2d(1))
+    capture = Capturer(module.eval(), (torch.zeros(1, *INPUT_SIZE),), (1, 1, 1))
+    with pytest.raises(ExportError, match="TorchScript, and 0 is scripted or traced"):
+        capture()
 
 
 # ------------------------------------------------------------------------------- what is written

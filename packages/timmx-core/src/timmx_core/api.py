@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +107,7 @@ def export_all(
     manager = manager or get_manager()
     done = together.export_all(
         model,
-        list(manager.formats) if formats is None else list(formats),
+        list(manager.formats) if formats is None else _names(formats),
         Path(output),
         options,
         own_options or {},
@@ -115,6 +115,13 @@ def export_all(
         jobs=jobs,
     )
     return {job.format: job.outcome for job in done if job.outcome is not None}
+
+
+def _names(formats: Iterable[str]) -> list[str]:
+    """:raises RequestError: it is one name, whose letters would be taken for names."""
+    if isinstance(formats, str):
+        raise RequestError(f"formats is a list of names, not {formats!r}", f'["{formats}"]')
+    return list(formats)
 
 
 @contextmanager

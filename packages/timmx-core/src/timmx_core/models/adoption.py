@@ -34,7 +34,7 @@ def adopt(module: torch.nn.Module, shared: Mapping[str, Any]) -> BuiltModel:
     copied, hooks = _copy(module, name)
     copied.eval()
     digest = weights.digest(copied)
-    notes = _widen(copied)
+    notes = _widen(copied) + _still_training(copied)
     if hooks:
         notes.append(f"{hooks} hooks of the module are not in the file: they are not parts of it")
     prepared, more = preprocessing.resolve(copied, shared, named=False)
@@ -83,6 +83,15 @@ def _copy(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, int]:
             "give a module that copy.deepcopy can copy: without open files, locks, or tensors "
             "that were computed with gradients",
         ) from error
+
+
+def _still_training(copied: torch.nn.Module) -> list[str]:
+    """A note, where the module's own `eval` or `train` keeps dropout and the like at work."""
+    names = [name or type(copied).__name__ for name, m in copied.named_modules() if m.training]
+    if not names:
+        return []
+    who = f"{names[0]} stays" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more stay"
+    return [f"{who} in training mode after eval(), and may give random answers"]
 
 
 def _widen(copied: torch.nn.Module) -> list[str]:

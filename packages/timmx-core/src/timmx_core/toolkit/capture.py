@@ -43,6 +43,7 @@ class Capturer:
         )
 
     def _capture(self, module: torch.nn.Module) -> torch.export.ExportedProgram:
+        _refuse_scripted(module)
         with fresh():
             return self._captured(module)
 
@@ -85,6 +86,19 @@ class Capturer:
                 "export one batch size with --batch-size N",
             )
         return ExportError(f"torch.export cannot capture the model{place}: {first_line(error)}")
+
+
+def _refuse_scripted(module: torch.nn.Module) -> None:
+    """:raises ExportError: TorchScript is in it, of which torch.export sees no Python."""
+    import torch
+
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            what = name.removeprefix("module.").removeprefix("module") or "the model"
+            raise ExportError(
+                f"torch.export cannot capture TorchScript, and {what} is scripted or traced",
+                "give the module that it was made from",
+            )
 
 
 def module_in(text: str) -> str:
